@@ -1,0 +1,81 @@
+"""What the commands share: arguments, and how they end."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+
+__all__ = ["add_common", "run_command"]
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Arguments that every command understands."""
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="change a setting, in YAML's spelling")
+    parser.add_argument("--logs", metavar="DIR", help="where run folders are (default: $IIN_LOGS, or logs)")
+    parser.add_argument(
+        "--allow",
+        metavar="PACKAGE",
+        action="append",
+        default=[],
+        help="let configurations name targets of this package too; a guard, not a sandbox",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="print warnings and results only")
+
+
+def run_command(command: Callable[[], None], arguments: argparse.Namespace) -> int:
+    """Run a command and turn what may go wrong into one line and an exit code.
+
+    Returns:
+        0; 2 for anything that the user can mend; 128 + n when signal n asked to stop.
+    """
+    if arguments.logs:
+        os.environ["IIN_LOGS"] = arguments.logs
+    handler = logging.StreamHandler(_BesideBar())
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("iin")
+    log.addHandler(handler)
+    log.setLevel(logging.WARNING if arguments.quiet else logging.INFO)
+    warnings.showwarning = lambda message, *_, **__: log.warning("%s", message)
+
+    from iin.config import ConfigError
+    from iin.record import LogError
+    from iin.run import RunError
+    from iin.train import Interrupted, TrainingError
+
+    try:
+        command()
+    except ConfigError as error:
+        for mistake in error.mistakes:
+            print(f"error: {mistake}", file=sys.stderr)
+        return 2
+    except Interrupted as stopped:
+        print(f"Stopped ({stopped}); everything is saved.", file=sys.stderr)
+        return 128 + stopped.number
+    except KeyboardInterrupt:
+        print("Stopped at once.", file=sys.stderr)
+        return 130
+    except (RunError, TrainingError, LogError, ValueError, OSError) as error:
+        if os.environ.get("IIN_DEBUG"):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    finally:
+        log.removeHandler(handler)
+    return 0
+
+
+class _BesideBar:
+    """A stream that writes above a progress bar instead of through it."""
+
+    def write(self, text: str) -> None:
+        from tqdm import tqdm
+
+        if text.strip():
+            tqdm.write(text.rstrip("\n"), file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()

@@ -1,0 +1,54 @@
+"""``iin-eval``: measure a run's checkpoint, as training does after each epoch."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+
+from iin.cli.common import add_common, run_command
+
+__all__ = ["main", "table"]
+
+EPILOG = """
+examples:
+  iin-eval -p logs/<run>/config.yaml                  all figures of the newest checkpoint
+  iin-eval -p logs/<run> -c 468 evaluate=dims,swaps   two of them, of another checkpoint
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="iin-eval",
+        description="Measure a run's checkpoint: figures as a table and as JSON, picture grids, the report.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("-p", "--project", required=True, metavar="RUN", help="a run: its folder, or its config.yaml")
+    parser.add_argument("-c", "--checkpoint", metavar="WHICH", help="last (default), a step, or a file")
+    add_common(parser)
+    arguments = parser.parse_intermixed_args(argv)
+
+    def command() -> None:
+        from iin import experiment
+        from iin.run import Run
+
+        run = Run(arguments.project)
+        figures = experiment.evaluate_run(run, arguments.overrides, arguments.checkpoint, allow=arguments.allow)
+        print(table(figures))
+        print(f"Report: {run.folder / 'report.html'}")
+        print(f"Run folder: {run.folder}")
+
+    return run_command(command, arguments)
+
+
+def table(figures: Mapping[str, float]) -> str:
+    """Figures in two columns."""
+    width = max((len(name) for name in figures), default=0)
+    return "\n".join(f"{name:<{width}}  {value:>12.6g}" for name, value in figures.items())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

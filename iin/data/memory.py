@@ -1,0 +1,163 @@
+"""Labelled images that fit in memory: what MNIST is made of, and other small sets can be.
+
+Images stay unsigned bytes, a quarter of the size of floats; a batch is taken from them by one index, and becomes
+float32 in [-1, 1] only then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from iin.data.base import Draws, Images
+
+__all__ = ["Classes", "Labelled", "digest", "resize"]
+
+
+def resize(image: Tensor, size: int) -> Tensor:
+    """Resize to squares, bilinearly and without padding; smaller images are averaged first, so that nothing aliases.
+
+    Args:
+        image: ``[N, C, H, W]`` uint8.
+        size: height and width wanted, in pixels.
+
+    Returns:
+        ``[N, C, size, size]`` uint8, rounded.
+    """
+    if image.shape[-2:] == (size, size):
+        return image
+    out = torch.empty(*image.shape[:2], size, size, dtype=torch.uint8)
+    for start in range(0, len(image), 2048):  # in pieces: as floats, all at once would take gigabytes
+        piece = image[start : start + 2048].float()
+        piece = F.interpolate(piece, (size, size), mode="bilinear", align_corners=False, antialias=True)
+        out[start : start + 2048] = piece.round_().clamp_(0, 255).byte()
+    return out
+
+
+def digest(*parts: Tensor | str) -> str:
+    """SHA-256 over tensors (values, shape and type) and words, as 64 hexadecimal digits."""
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            total.update(f"{part.dtype} {tuple(part.shape)}".encode())
+            total.update(part.contiguous().numpy().data)
+        else:
+            total.update(part.encode())
+        total.update(b"\0")
+    return total.hexdigest()
+
+
+class Classes:
+    """Which images belong to which class, to draw another of the same.
+
+    Args:
+        label: ``[N]`` int64.
+
+    Raises:
+        ValueError: there are fewer than two classes, so that sharing one says nothing.
+    """
+
+    def __init__(self, label: Tensor) -> None:
+        classes, members = label.unique(return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(
+                f"pairs that share the class need at least 2 classes, but all labels are {classes.tolist()}"
+            )
+        counts = members.bincount()
+        starts = counts.cumsum(0) - counts
+        # Images sorted by class: those of one class stand side by side, from `first` on.
+        self._sorted = members.argsort(stable=True)
+        self._count = counts[members]
+        self._first = starts[members]
+        self._place = torch.empty_like(members)
+        self._place[self._sorted] = torch.arange(len(label))
+
+    def another(self, rows: Tensor, draws: Draws) -> Tensor:
+        """Draw one image of the same class for each, never itself unless it is the only one.
+
+        Args:
+            rows: ``[B]`` int64, which images.
+            draws: of these images.
+
+        Returns:
+            ``[B]`` int64.
+        """
+        count, first = self._count[rows], self._first[rows]
+        step = 1 + draws.integers((count - 1).clamp(min=1))
+        return self._sorted[first + (self._place[rows] - first + step) % count]
+
+
+class Labelled:
+    """Images with labels, whole in memory.
+
+    A subclass that answers something else overrides ``__getitem__``, and draws from `rows` and `pixels`.
+
+    Args:
+        image: ``[N, C, H, W]`` uint8.
+        label: ``[N]`` int64.
+        source: where the images came from, in words.
+        fingerprint: changes when the images or what is made of them do.
+        dequantise: add noise from U[0, 1) to the 256 levels, one draw a pixel, and scale [0, 256) to [-1, 1): a density
+            over pixels then exists. Otherwise levels 0 ... 255 are scaled to [-1, 1], both ends included.
+
+    Raises:
+        ValueError: there are no images, or not one label for each.
+
+    References:
+        | A note on the evaluation of generative models (Theis, van den Oord and Bethge, 2016)
+        | https://arxiv.org/abs/1511.01844
+    """
+
+    def __init__(self, image: Tensor, label: Tensor, *, source: str, fingerprint: str, dequantise: bool = True) -> None:
+        if not len(image) or len(image) != len(label):
+            raise ValueError(
+                f"{source}: expected one label for each of one or more images, found "
+                f"{len(image)} images and {len(label)} labels"
+            )
+        self.source = source
+        self.fingerprint = fingerprint
+        self._image = image
+        self._label = label
+        self._dequantise = dequantise
+
+    def __len__(self) -> int:
+        return len(self._image)
+
+    def __getitem__(self, indices: Sequence[int]) -> Images:
+        rows, draws = self.rows(indices)
+        return Images(self.pixels(rows, draws), self._label[rows])
+
+    def rows(self, indices: Sequence[int]) -> tuple[Tensor, Draws]:
+        """Turn indices into rows ``[B]`` int64 and the random numbers that belong to them.
+
+        Raises:
+            TypeError: this is one index, not a list of them.
+            IndexError: an index is out of range.
+        """
+        rows = torch.as_tensor(indices, dtype=torch.int64)
+        if rows.ndim != 1:
+            raise TypeError(f"data sets answer lists of indices, for example data[[0, 1]]; found {indices!r}")
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
+            raise IndexError(f"indices {int(rows.min())} ... {int(rows.max())} of a data set with {len(self)} items")
+        return rows, Draws(indices)
+
+    def pixels(self, rows: Tensor, draws: Draws) -> Tensor:
+        """Take images, as float32 in [-1, 1].
+
+        Args:
+            rows: ``[B]`` int64, which images; not necessarily those of the indices.
+            draws: of the ``B`` indices.
+
+        Returns:
+            ``[B, C, H, W]``.
+        """
+        level = self._image[rows].float()
+        if not self._dequantise:
+            return level.div_(127.5).sub_(1)
+        # 8 bits of level and 16 of noise are 24: float32 holds all of [-1, 1) exactly, and never rounds up to 1.
+        noise = draws.halves(*level.shape[1:])
+        return level.mul_(2.0**-7).add_(noise, alpha=2.0**-23).sub_(1)

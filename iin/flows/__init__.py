@@ -1,0 +1,10 @@
+"""Normalising flows: bijections of vectors with tractable Jacobian determinants.
+
+A new block is one file here with a subclass of `InvertibleModule` (``forward`` and ``inverse``), and one line in the
+table of ``tests/test_flows.py``, which then checks it like every other.
+"""
+
+from iin.flows.base import Chain, InvertibleModule
+from iin.flows.layers import ActNorm, Coupling, Shuffle, vector_flow
+
+__all__ = ["ActNorm", "Chain", "Coupling", "InvertibleModule", "Shuffle", "vector_flow"]

@@ -1,0 +1,73 @@
+"""What every flow block promises, and how blocks are put in a row."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Chain", "InvertibleModule"]
+
+
+class InvertibleModule(nn.Module, ABC):
+    """A bijection of vectors with a tractable Jacobian determinant.
+
+    Every block takes ``context``, whether it uses it or not, so that blocks of all kinds go into one `Chain`.
+    """
+
+    @abstractmethod
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map data to latents.
+
+        Args:
+            x: ``[B, D]``.
+            context: ``[B, C]`` what the map may depend on, or None.
+
+        Returns:
+            z ``[B, D]`` and log|det dz/dx| ``[B]`` in nats, summed over dimensions.
+        """
+
+    @abstractmethod
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map latents ``[B, D]`` back to data ``[B, D]``."""
+
+
+class Chain(InvertibleModule):
+    """Blocks one after another; the inverse runs them backwards.
+
+    Args:
+        blocks: the bijections, first to last. A chain is a block, so chains nest.
+    """
+
+    def __init__(self, blocks: Iterable[InvertibleModule]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        total = x.new_zeros(len(x))
+        for block in self.blocks:
+            x, logdet = block(x, context)
+            total = total + logdet
+        return x, total
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        for block in reversed(self.blocks):
+            z = block.inverse(z, context)
+        return z
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(self.blocks)
+
+    def __getitem__(self, index: int) -> nn.Module:
+        return self.blocks[index]
+
+
+def check_vectors(x: Tensor, dim: int, block: str) -> None:
+    """Raise ValueError unless ``x`` is ``[B, dim]``: broadcasting would otherwise hide a wrong shape."""
+    if not torch.compiler.is_compiling() and (x.ndim != 2 or x.shape[1] != dim):
+        raise ValueError(f"{block}: expected vectors of shape [B, {dim}], found {list(x.shape)}")

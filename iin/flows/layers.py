@@ -1,0 +1,194 @@
+"""The blocks of the published flow: normalise, couple, couple the other half, shuffle; again."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from iin.arguments import Count, Even, NonNegativeInt
+from iin.flows.base import Chain, InvertibleModule, check_vectors
+
+__all__ = ["ActNorm", "Coupling", "Shuffle", "vector_flow"]
+
+
+class ActNorm(InvertibleModule):
+    """Affine map of each channel, initialised so that the first training batch has mean 0 and deviation 1.
+
+    ``z = scale * (x + loc)``. Until the first forward in training mode it is the identity; evaluation never changes
+    it. Works on vectors ``[B, D]`` and on maps ``[B, D, ...]``, whose positions each count in the determinant.
+
+    Args:
+        dim: number of channels ``D``.
+
+    Raises:
+        ValueError: the first training batch has a single value a channel, whose deviation is undefined.
+
+    References:
+        Glow: Generative Flow with Invertible 1x1 Convolutions (Kingma and Dhariwal, 2018), arXiv:1807.03039
+    """
+
+    initialized: Tensor
+
+    def __init__(self, dim: Count) -> None:
+        super().__init__()
+        self.dim = dim
+        self.loc = nn.Parameter(torch.zeros(dim))
+        self.scale = nn.Parameter(torch.ones(dim))
+        # Part of the state: a loaded block must not take its statistics anew.
+        self.register_buffer("initialized", torch.tensor(False))
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Take ``loc`` and ``scale`` from a batch ``[B, D, ...]``."""
+        values = x.movedim(1, 0).flatten(1)  # [D, B * positions]
+        if values.shape[1] < 2:
+            raise ValueError(
+                "ActNorm initialises from its first training batch and needs at least 2 values a channel, "
+                f"found a batch of shape {list(x.shape)}: use a batch size of 2 or more"
+            )
+        deviation = values.std(1)  # unbiased, as published
+        constant = int((deviation == 0).sum())
+        if constant:
+            warnings.warn(
+                f"ActNorm: {constant} of {self.dim} channels are constant in the first batch; their scale becomes 1e6",
+                stacklevel=2,
+            )
+        self.loc.copy_(-values.mean(1))
+        self.scale.copy_(1 / (deviation + 1e-6))
+        self.initialized.fill_(True)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if x.ndim < 2 or x.shape[1] != self.dim:
+            raise ValueError(f"ActNorm: expected {self.dim} channels, found a batch of shape {list(x.shape)}")
+        if self.training and not self.initialized:
+            self.initialize(x)
+        shape = (self.dim,) + (1,) * (x.ndim - 2)
+        z = self.scale.view(shape) * (x + self.loc.view(shape))
+        positions = math.prod(x.shape[2:])
+        logdet = positions * self.scale.abs().log().sum()
+        return z, logdet.expand(len(x))
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        shape = (self.dim,) + (1,) * (z.ndim - 2)
+        return z / self.scale.view(shape) - self.loc.view(shape)
+
+
+class Coupling(InvertibleModule):
+    """Affine coupling: one half stays, and says how the other half is scaled and shifted.
+
+    ``z_b = x_b * exp(s(x_a)) + t(x_a)`` with ``s`` in (-1, 1), so the map can neither explode nor collapse. The two
+    networks ``s`` and ``t`` are one batched product of matrices: layer ``k`` holds the weights of both,
+    ``[2, in, out]``, scale first.
+
+    Args:
+        dim: number of dimensions ``D``; even.
+        hidden: width of the hidden layers.
+        depth: hidden layers after the first one.
+        flip: keep the second half and move the first.
+
+    References:
+        Density estimation using Real NVP (Dinh et al., 2016), arXiv:1605.08803
+    """
+
+    def __init__(self, dim: Even, hidden: Count = 512, depth: NonNegativeInt = 2, flip: bool = False) -> None:
+        super().__init__()
+        if dim < 2 or dim % 2:
+            raise ValueError(f"Coupling: dim must be an even number of at least 2, found {dim}")
+        self.dim = dim
+        self.flip = flip
+        sizes = [dim // 2] + [hidden] * (depth + 1) + [dim // 2]
+        self.weights = nn.ParameterList(torch.empty(2, i, o) for i, o in zip(sizes, sizes[1:], strict=False))
+        self.biases = nn.ParameterList(torch.empty(2, 1, o) for o in sizes[1:])
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all weights and biases from U(-1, 1) / sqrt(fan in), like `torch.nn.Linear`."""
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            bound = 1 / math.sqrt(weight.shape[1])
+            nn.init.uniform_(weight, -bound, bound)
+            nn.init.uniform_(bias, -bound, bound)
+
+    def scale_shift(self, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-scale in (-1, 1) and shift, each ``[B, D/2]``, from the half that stays ``[B, D/2]``."""
+        hidden = kept.expand(2, -1, -1)  # [2, B, D/2]: both networks see the same
+        last = len(self.weights) - 1
+        for k, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            hidden = torch.baddbmm(bias, hidden, weight)
+            if k < last:
+                hidden = F.leaky_relu(hidden, 0.01)
+        return torch.tanh(hidden[0]), hidden[1]
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        check_vectors(x, self.dim, "Coupling")
+        first, second = x.chunk(2, dim=1)
+        if self.flip:
+            scale, shift = self.scale_shift(second)
+            first = torch.addcmul(shift, first, scale.exp())
+        else:
+            scale, shift = self.scale_shift(first)
+            second = torch.addcmul(shift, second, scale.exp())
+        return torch.cat([first, second], dim=1), scale.sum(1)
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        check_vectors(z, self.dim, "Coupling")
+        first, second = z.chunk(2, dim=1)
+        if self.flip:
+            scale, shift = self.scale_shift(second)
+            first = (first - shift) * torch.exp(-scale)
+        else:
+            scale, shift = self.scale_shift(first)
+            second = (second - shift) * torch.exp(-scale)
+        return torch.cat([first, second], dim=1)
+
+
+class Shuffle(InvertibleModule):
+    """Fixed permutation of the dimensions, so that couplings meet new halves.
+
+    Args:
+        dim: number of dimensions ``D``. The permutation is drawn from torch's generator, and is part of the state.
+    """
+
+    order: Tensor
+
+    def __init__(self, dim: Count) -> None:
+        super().__init__()
+        self.dim = dim
+        self.register_buffer("order", torch.randperm(dim))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        check_vectors(x, self.dim, "Shuffle")
+        return x[:, self.order], x.new_zeros(len(x))
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        check_vectors(z, self.dim, "Shuffle")
+        return z[:, torch.argsort(self.order)]
+
+
+def vector_flow(dim: Even, blocks: Count = 12, hidden: Count = 512, depth: NonNegativeInt = 2) -> Chain:
+    """The published flow over vectors: ``blocks`` times ActNorm, two couplings (one for each half), Shuffle.
+
+    Args:
+        dim: number of dimensions ``D``; even.
+        blocks: repetitions.
+        hidden: width of the hidden layers of the couplings' networks.
+        depth: hidden layers after the first one.
+
+    References:
+        A Disentangling Invertible Interpretation Network for Explaining Latent Representations
+        (Esser, Rombach and Ommer, 2020), arXiv:2004.13166
+    """
+    if dim < 2 or dim % 2:
+        raise ValueError(f"vector_flow: dim must be an even number of at least 2, found {dim}")
+    layers: list[InvertibleModule] = []
+    for _ in range(blocks):
+        layers += [
+            ActNorm(dim),
+            Coupling(dim, hidden, depth),
+            Coupling(dim, hidden, depth, flip=True),
+            Shuffle(dim),
+        ]
+    return Chain(layers)

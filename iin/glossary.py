@@ -1,0 +1,145 @@
+"""What the figures of an evaluation are, in words: for the page, and for whoever prints them.
+
+A figure that is not listed here is called by its name; to explain a new one, add a line to ``_FIGURES``. A group in
+its pattern stands for a factor, or for what was compared, and is put where the texts say ``{0}`` and ``{1}``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+__all__ = ["SECTIONS", "Figure", "explain", "section"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a figure is, in words."""
+
+    title: str
+    text: str = ""
+    """What it tells, and which way is good."""
+    percent: bool = False
+    """A share of 1, shown in per cent."""
+    group: str = ""
+    """Figures of one group have one scale and share a chart; by default each has its own."""
+
+
+def explain(name: str) -> Figure:
+    """What the figure of this name is; one that is not known is called by its name."""
+    for pattern, figure in _FIGURES.items():
+        if match := re.fullmatch(pattern, name):
+            parts = [part.replace("_", " ") for part in match.groups()]
+            title = figure.title.format(*parts)
+            group = figure.group.format(*parts) or name
+            return Figure(title[:1].upper() + title[1:], figure.text.format(*parts), figure.percent, group)
+    return Figure(name, group=name)
+
+
+def section(name: str) -> str:
+    """Under which heading a figure belongs."""
+    first = name.split("/")[0]
+    return SECTIONS.get("fd" if first.startswith("fd_") else first, "Other figures")
+
+
+SECTIONS = {
+    "swaps": "Swaps",
+    "accuracy": "Classification",
+    "fid": "Image quality",
+    "fd": "Image quality",
+    "reconstruction": "Reconstruction",
+    "nll": "Likelihood",
+    "inversion": "Inversion",
+    "dims": "Factor dimensions",
+}
+"""Heading by a figure's first part, in the order of a table."""
+
+_FIGURES = {
+    r"swaps/(\w+)/follows": Figure(
+        "{0} follows",
+        "With the {0} taken from another image, the result shows the other's {0}. Higher is better.",
+        percent=True,
+        group="Swaps of {0}",
+    ),
+    r"swaps/(\w+)/stays": Figure(
+        "{0} stays",
+        "With everything but the {0} taken from another image, the result still shows its own {0}. Higher is better.",
+        percent=True,
+        group="Swaps of {0}",
+    ),
+    r"swaps/(\w+)/error": Figure(
+        "{0} error",
+        "How far the swapped {0} is from the other image's: mean absolute error of values in [0, 1]. Lower is better.",
+        group="Swaps of {0}: error",
+    ),
+    r"swaps/(\w+)/chance": Figure(
+        "{0} error by chance",
+        "The same error against the {0} of some third image: what the model would get without any skill.",
+        group="Swaps of {0}: error",
+    ),
+    r"swaps/(\w+)/judge_images": Figure(
+        "Judge on test images",
+        "How often the judge of the swaps reads the {0} of a test image right.",
+        percent=True,
+        group="Judge of {0}",
+    ),
+    r"swaps/(\w+)/judge_reconstructions": Figure(
+        "Judge on reconstructions",
+        "The same on reconstructions of test images: about the most that a swap can reach.",
+        percent=True,
+        group="Judge of {0}",
+    ),
+    r"accuracy": Figure("Accuracy", "Share of the test images whose class is named right.", percent=True),
+    r"fid/(\w+)": Figure(
+        "FID of {0}",
+        "Fréchet distance between {0} and test images in features of the Inception network. Lower is better.",
+        group="FID",
+    ),
+    r"fd_(\w+?)/(\w+)": Figure(
+        "Fréchet distance of {1}",
+        "Distance between {1} and test images in features of the small network “{0}”; not to be compared with an FID. "
+        "Lower is better.",
+        group="Fréchet distance ({0})",
+    ),
+    r"reconstruction/mse": Figure(
+        "Reconstruction, squared error",
+        "Mean over the pixels of the test images, which lie in [-1, 1]. Lower is better.",
+    ),
+    r"reconstruction/mae": Figure(
+        "Reconstruction, absolute error",
+        "Mean over the pixels of the test images, which lie in [-1, 1]. Lower is better.",
+    ),
+    r"nll/nats": Figure(
+        "Negative log-likelihood",
+        "How surprised the flow is by the code of a test image, in nats. Lower is better.",
+    ),
+    r"nll/bits_per_dim": Figure(
+        "Bits per dimension", "The same in bits, divided by the number of the code's units. Lower is better."
+    ),
+    r"inversion/max": Figure(
+        "Largest inversion error",
+        "Codes of test images, sent through the flow and back: the farthest that any unit ends up from where it was. "
+        "Only rounding should remain.",
+        group="Inversion error",
+    ),
+    r"inversion/mean": Figure(
+        "Mean inversion error", "The same, averaged over units and images.", group="Inversion error"
+    ),
+    r"dims/code/(\w+)": Figure(
+        "Units for {0}", "As the published code would split the code.", group="Units, published code's formula"
+    ),
+    r"dims/paper/(\w+)": Figure(
+        "Units for {0}, paper", "As the paper's formula would split it.", group="Units, paper's formula"
+    ),
+    r"dims/score/(\w+)": Figure(
+        "Score of {0}",
+        "How far the codes of images that share it agree, at most 1; the residual has 1 by definition.",
+        group="Score, published code's formula",
+    ),
+    r"dims/paper_score/(\w+)": Figure(
+        "Score of {0}, paper",
+        "Correlation of the codes, summed over the units; the residual has their number by definition.",
+        group="Score, paper's formula",
+    ),
+}
+"""Pattern of a name -> what it is."""

@@ -1,0 +1,37 @@
+"""Figures of merit: one family a file.
+
+A metric is any callable ``(system, batches) -> {name: number}``. It gets the system in eval mode and the test batches
+(`iin.data.Images` or `iin.data.Pairs`, on the system's device, iterable more than once; ``batches.factors`` and
+``batches.fingerprint`` are the data set's, where it has them) and calls the system's public methods: ``encode``,
+``decode``, ``reconstruct``, ``sample``, ``code``, ``flow``, ``swap``, ``classify``. The random state is set before each
+metric, so its draws are the same every time.
+
+To add one, write ``iin/metrics/mine.py`` (a class where it has arguments, a function where it has none; say which
+figures it returns and which methods it needs), name it in a configuration as
+``evaluate: {mine: {target: iin.metrics.mine.Mine}}``, and give it a test on a system whose answer is known. A metric in
+a package of your own works the same way, with ``--allow yourpackage``.
+"""
+
+from __future__ import annotations
+
+from iin.metrics.accuracy import Accuracy
+from iin.metrics.dims import FactorDims, factor_dims, factor_scores, paper_scores
+from iin.metrics.fid import FID, Statistics, frechet_distance
+from iin.metrics.likelihood import NLL, Inversion
+from iin.metrics.reconstruction import Reconstruction
+from iin.metrics.swaps import FactorSwaps
+
+__all__ = [
+    "FID",
+    "NLL",
+    "Accuracy",
+    "FactorDims",
+    "FactorSwaps",
+    "Inversion",
+    "Reconstruction",
+    "Statistics",
+    "factor_dims",
+    "factor_scores",
+    "frechet_distance",
+    "paper_scores",
+]

@@ -1,0 +1,35 @@
+"""How much of an image comes back from its code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from iin.metrics.contract import method
+from iin.system import System
+
+__all__ = ["Reconstruction"]
+
+
+class Reconstruction:
+    """Error of reconstructed test images, mean over pixels and channels; images in [-1, 1].
+
+    Figures: ``reconstruction/mse`` and ``reconstruction/mae``. Needs ``system.reconstruct(image)``; of pairs, the first
+    images count.
+    """
+
+    @torch.no_grad()
+    def __call__(self, system: System, batches: Iterable[Any]) -> dict[str, float]:
+        reconstruct = method(system, "reconstruct", "Reconstruction", decoder=True)
+        squared = absolute = 0.0
+        count = 0
+        for batch in batches:
+            error = (reconstruct(batch.image) - batch.image).double()
+            squared += error.square().sum().item()
+            absolute += error.abs().sum().item()
+            count += error.numel()
+        if not count:
+            raise ValueError("Reconstruction: there are no test images")
+        return {"reconstruction/mse": squared / count, "reconstruction/mae": absolute / count}

@@ -1,0 +1,7 @@
+"""Networks that are not invertible: what flows are trained on, and what judges their pictures."""
+
+from iin.models.autoencoder import Autoencoder
+from iin.models.classifier import Classifier
+from iin.models.gaussian import Gaussian
+
+__all__ = ["Autoencoder", "Classifier", "Gaussian"]

@@ -1,0 +1,537 @@
+"""A run's results as one HTML page, made from its folder alone.
+
+The page is a single file: style, curves and pictures are inside it, and nothing is fetched when it is read. What the
+folder lacks (no evaluation yet, a system without pictures) is left out; what is damaged in it is passed over.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from iin import charts, record
+from iin.glossary import SECTIONS, Figure, explain, section
+from iin.run import write_atomically
+from iin.style import STYLE
+
+__all__ = ["Results", "gather", "render", "write"]
+
+
+def write(folder: Path) -> Path:
+    """Make ``report.html`` anew.
+
+    Args:
+        folder: the run's folder.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        OSError: the folder cannot be written to; an older page is untouched.
+    """
+    path = Path(folder) / "report.html"
+    page = render(gather(Path(folder)))
+    with write_atomically(path) as file:
+        file.write(page.encode())
+    return path
+
+
+# --- what the folder holds --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Results:
+    """What a run's folder says."""
+
+    name: str
+    """Of the folder."""
+    config: dict[str, Any] = field(default_factory=dict)
+    config_text: str = ""
+    state: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    training: list[dict[str, Any]] = field(default_factory=list)
+    """Lines of ``metrics.jsonl`` about training, by step."""
+    evaluations: dict[int, dict[str, float]] = field(default_factory=dict)
+    """step -> figures, by step."""
+    facts: dict[str, str] = field(default_factory=dict)
+    """What the newest evaluation says beside its figures: the extractor, the data source ..."""
+    pictures: dict[str, Path] = field(default_factory=dict)
+    """name -> file of the newest step."""
+
+    @property
+    def step(self) -> int:
+        """Steps done, as far as the folder tells."""
+        steps = [line["step"] for line in self.training] + list(self.evaluations)
+        if isinstance(step := self.state.get("step"), int):
+            steps.append(step)
+        return max(steps, default=0)
+
+    @property
+    def newest(self) -> dict[str, float]:
+        """Figures of the newest evaluation."""
+        return self.evaluations[max(self.evaluations)] if self.evaluations else {}
+
+    def course(self, name: str) -> list[tuple[float, float]]:
+        """(step, value) of an evaluated figure."""
+        return [(step, figures[name]) for step, figures in self.evaluations.items() if name in figures]
+
+
+def gather(folder: Path) -> Results:
+    """Read a run's folder; what is missing or damaged stays empty."""
+    results = Results(folder.name)
+    results.config_text = _text(folder / "config.yaml")
+    try:
+        tree = yaml.safe_load(results.config_text)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        tree = None
+    results.config = tree if isinstance(tree, dict) else {}
+    results.state = _json(folder / "state.json")
+    results.environment = _json(folder / "environment.json")
+
+    evaluations: dict[int, dict[str, float]] = {}
+    for line in record.read(folder / "metrics.jsonl"):
+        figures = {name: value for name, value in line.items() if name not in record.RESERVED and _is_number(value)}
+        if line["split"] == "train":
+            results.training.append({"step": line["step"], **figures})
+        else:
+            evaluations.setdefault(line["step"], {}).update(figures)
+    for file in sorted(folder.glob("eval/step-*/metrics.json")):
+        if not (match := re.fullmatch(r"step-(\d+)", file.parent.name)):
+            continue
+        content = _json(file)
+        beside = {"step", "images"}  # numbers, but no figures
+        figures = {name: v for name, v in content.items() if name not in beside and _is_number(v)}
+        if figures:
+            evaluations.setdefault(int(match[1]), {}).update(figures)
+            results.facts = {k: str(v) for k, v in content.items() if k not in figures and k != "step"}
+    results.training.sort(key=lambda line: line["step"])
+    results.evaluations = dict(sorted(evaluations.items()))
+    results.pictures = _pictures(folder)
+    return results
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    """The newest picture of each name, from training and from evaluations by hand."""
+    found: dict[str, tuple[int, Path]] = {}
+    files = [(path, path.stem) for path in folder.glob("images/*.png")]
+    files += [(path, f"{path.stem}_{path.parent.name}") for path in folder.glob("eval/step-*/*.png")]
+    for path, label in sorted(files):
+        if match := re.fullmatch(r"(.+)_step-(\d+)", label):
+            name, step = match[1], int(match[2])
+            if step >= found.get(name, (-1, path))[0]:
+                found[name] = step, path
+    return {name: path for name, (_, path) in sorted(found.items())}
+
+
+def _is_number(value: Any) -> bool:
+    """Whether this can be drawn: no bool, and no integer beyond what a float holds."""
+    return isinstance(value, float) or (type(value) is int and abs(value) < 1 << 1000)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_text(path))
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def render(results: Results) -> str:
+    """The page's text."""
+    name = escape(_word(results.config, "name") or results.name)
+    sections = [
+        _swaps(results),
+        _tiles(results),
+        _table(results),
+        _dims(results),
+        _other_pictures(results),
+        _curves(results),
+        _settings(results),
+    ]
+    body = "\n".join(section for section in sections if section)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{name}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<main>
+{_head(results, name)}
+{body}
+<footer>Made by iin from the run's folder <code>{escape(results.name)}</code>.</footer>
+</main>
+</body>
+</html>
+"""
+
+
+def _head(results: Results, name: str) -> str:
+    state = str(results.state.get("state") or "unknown")
+    kind = state if state in ("finished", "running", "interrupted", "failed") else "other"
+    parts = [f"step {results.step:,}"]
+    if match := re.match(r"(\d{4}-\d\d-\d\d)T(\d\d)-(\d\d)-\d\d", results.name):
+        parts.append(f"started {match[1]} {match[2]}:{match[3]} UTC")
+    about = _word(results.config, "description")
+    lead = f'<p class="lead">{escape(about)}</p>' if about else ""
+    return f"""<header>
+<h1>{name}</h1>
+<p class="meta"><span class="state {kind}">{escape(state)}</span> {escape(" · ".join(parts))}</p>
+{lead}
+<p>{_sentence(results)}</p>
+</header>"""
+
+
+_KINDS = {
+    "FactorFlow": "A flow that gives each factor its own part of the code",
+    "LatentFlow": "A flow over the code of images",
+    "Autoencoder": "An autoencoder",
+    "Classifier": "A classifier",
+}
+
+
+def _sentence(results: Results) -> str:
+    """What was trained on what, in words."""
+    config = results.config
+    target = _word(config, "system", "target")
+    if not target:
+        return "The folder does not say what was trained: its config.yaml is missing or unreadable."
+    kind = _KINDS.get(target.rpartition(".")[2], "A system")
+    verb = "was trained" if results.state.get("state") in ("finished", "interrupted", "failed") else "is being trained"
+    text = f"{kind} (<code>{escape(target)}</code>) {verb}"
+    if data := _word(config, "data", "train", "target"):
+        text += f" on <code>{escape(data)}</code>"
+    if results.step:
+        text += f" for {results.step:,} steps"
+        if size := _word(config, "train", "batch_size"):
+            text += f" of {escape(size)} examples"
+    if rate := _word(config, "train", "lr"):
+        text += f", with a learning rate of {escape(rate)}"
+    if first := _first_stage(config):
+        text += f", over the first stage <code>{escape(first)}</code>, which stays as it is"
+    return text + "."
+
+
+def _first_stage(config: Mapping[str, Any]) -> str:
+    """How the configuration names its first stage; empty without one."""
+    stage = _dig(config, "system", "params", "first_stage")
+    params = stage.get("params") if isinstance(stage, dict) else None
+    for key in ("config", "run", "checkpoint"):
+        value = params.get(key) if isinstance(params, dict) else None
+        if isinstance(value, dict):
+            value = value.get("name")
+        if value:
+            return Path(str(value)).stem
+    return ""
+
+
+def _dig(tree: Any, *keys: str) -> Any:
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
+def _word(tree: Any, *keys: str) -> str:
+    """The text or number at a path of keys; empty when there is neither."""
+    value = _dig(tree, *keys)
+    return str(value) if isinstance(value, str | int | float) else ""
+
+
+def _section(title: str, body: str, text: str = "") -> str:
+    intro = f"<p>{text}</p>" if text else ""
+    return f"<section>\n<h2>{title}</h2>\n{intro}{body}\n</section>"
+
+
+# --- pictures
+
+
+def _swaps(results: Results) -> str:
+    """The swap grids, big, each with how to read it."""
+    figures = []
+    order = [f"swap_{name}" for name in _factors(results)]
+    names = [name for name in results.pictures if name.startswith("swap")]
+    for name in sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name)):
+        factor = name.removeprefix("swap").strip("_-").replace("_", " ") or "factor"
+        what = "residual (what no pair shares: the style)" if factor == "residual" else factor
+        caption = (
+            f"Each cell has the <strong>{escape(what)}</strong> of the image at the left of its row, and everything "
+            "else from the image at the top of its column."
+        )
+        figures.append(_picture(results.pictures[name], f"Taking the {factor}", caption, "big"))
+    if not (body := "".join(figures)):
+        return ""
+    text = (
+        "Read each grid as a table. The first column and the top row are test images; every other cell was made by "
+        "the model from the two at its margins, and stands in no data set. A row should agree in the factor that is "
+        "taken, a column in all else."
+    )
+    return _section("Swaps", f'<div class="swaps">{body}</div>', text)
+
+
+def _factors(results: Results) -> list[str]:
+    """Names of the factors in the data set's order, residual last, as far as the figures tell."""
+    estimates = (_under(results.newest, prefix) for prefix in ("dims/code/", "dims/paper/"))
+    return list(next((sizes for sizes in estimates if sizes), {}))
+
+
+_CAPTIONS = {
+    "samples": "Decoded from codes drawn at random; none of these stands in the data.",
+    "reconstructions": "Test images in the top row; below each, what its code gives back.",
+}
+
+
+def _other_pictures(results: Results) -> str:
+    names = [name for name in results.pictures if not name.startswith("swap")]
+    figures = []
+    for name in sorted(names, key=lambda name: (name not in _CAPTIONS, name != "samples", name)):
+        title = name.replace("_", " ").replace("-", " ").capitalize()
+        figures.append(_picture(results.pictures[name], title, escape(_CAPTIONS.get(name, ""))))
+    body = "".join(figures)
+    return _section("Pictures", f'<div class="pictures">{body}</div>') if body else ""
+
+
+def _picture(path: Path, title: str, caption: str, kind: str = "") -> str:
+    """A figure with the picture inside it; nothing when the file is no sound PNG."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return ""
+    if len(content) < 33 or not content.startswith(b"\x89PNG\r\n\x1a\n") or b"IEND" not in content[-12:]:
+        return ""
+    width, height = struct.unpack(">II", content[16:24])
+    step = int(path.stem.rpartition("step-")[2] if "step-" in path.stem else path.parent.name.rpartition("-")[2])
+    data = base64.b64encode(content).decode()
+    return (
+        f'<figure class="{kind}"><img alt="{escape(title)}, step {step}" width="{width}" height="{height}" '
+        f'src="data:image/png;base64,{data}">'
+        f"<figcaption><b>{escape(title)}</b> <span>step {step:,}</span><br>{caption}</figcaption></figure>"
+    )
+
+
+# --- figures
+
+_HEADLINES = (
+    r"swaps/\w+/follows",
+    r"swaps/\w+/stays",
+    r"swaps/\w+/error",
+    r"accuracy",
+    r"fid/samples",
+    r"fd_\w+/samples",
+    r"reconstruction/mae",
+    r"nll/nats",
+)
+
+
+def _tiles(results: Results) -> str:
+    """The few figures that matter most, large."""
+    newest = results.newest
+    names = [name for pattern in _HEADLINES for name in newest if re.fullmatch(pattern, name)][:6]
+    tiles = []
+    for name in names:
+        figure = explain(name)
+        note = ""
+        if (chance := newest.get(re.sub(r"/error$", "/chance", name))) is not None and name.endswith("/error"):
+            note = f"<small>by chance {_value(chance, figure)}</small>"
+        tiles.append(f"<div><b>{_value(newest[name], figure)}</b><span>{escape(figure.title)}</span>{note}</div>")
+    return f'<section class="tiles">{"".join(tiles)}</section>' if tiles else ""
+
+
+def _value(value: float, figure: Figure) -> str:
+    if not math.isfinite(value):
+        return f'<em class="bad">{value}</em>'
+    return f"{value:.1%}" if figure.percent else charts.number(value)
+
+
+def _table(results: Results) -> str:
+    """All figures of the newest evaluation, with those of the ones before."""
+    newest = results.newest
+    if not newest:
+        return ""
+    steps = list(results.evaluations)
+    earlier = steps[-5:-1]
+    groups: dict[str, list[str]] = {title: [] for title in SECTIONS.values()}
+    for name in newest:
+        if not name.startswith("dims/"):  # shown as bars
+            groups.setdefault(section(name), []).append(name)
+    rows = []
+    columns = 3 + len(earlier)
+    for title, names in groups.items():
+        if names:
+            rows.append(f'<tr class="group"><th colspan="{columns}">{escape(title)}</th></tr>')
+        rows += [_row(results, name, earlier) for name in names]
+    head = "".join(f'<th class="before">{step:,}</th>' for step in earlier)
+    head = f'<tr><th>Figure</th>{head}<th class="now">step {steps[-1]:,}</th><th></th></tr>'
+    table = f'<div class="wide"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
+    return _section("Figures", table + _facts(results.facts), _measured(results))
+
+
+def _row(results: Results, name: str, earlier: Sequence[int]) -> str:
+    figure = explain(name)
+    label = f"<code>{escape(name)}</code>"
+    if figure.title != name:
+        label = f"<b>{escape(figure.title)}</b> {label}<small>{escape(figure.text)}</small>"
+    values = [results.evaluations[step].get(name) for step in earlier]
+    before = "".join(f'<td class="before">{"" if v is None else _value(v, figure)}</td>' for v in values)
+    course = charts.sparkline([value for _, value in results.course(name)])
+    now = _value(results.newest[name], figure)
+    return f'<tr><th>{label}</th>{before}<td class="now">{now}</td><td class="course">{course}</td></tr>'
+
+
+def _measured(results: Results) -> str:
+    count = len(results.evaluations)
+    return f"Measured on test data, {'once' if count == 1 else f'{count} times'} in this run; the newest stands last."
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    items = [f"{escape(key.replace('_', ' '))}: {escape(value)}" for key, value in facts.items()]
+    return f'<p class="note">{" · ".join(items)}</p>' if items else ""
+
+
+def _dims(results: Results) -> str:
+    """How many units each factor has, and should have by either formula."""
+    bars = []
+    newest = results.newest
+    estimates = {
+        "estimated, published code's formula": _under(newest, "dims/code/"),
+        "estimated, paper's formula": _under(newest, "dims/paper/"),
+    }
+    names = _factors(results)
+    used = _dig(results.config, "system", "params", "factors")
+    if isinstance(used, list) and len(used) == len(names) and all(_is_number(size) for size in used):
+        bars.append(("in this flow", dict(zip(names, used, strict=True))))
+    bars += [(title, sizes) for title, sizes in estimates.items() if sizes]
+    bars = [(title, sizes) for title, sizes in bars if _splits(sizes)]
+    if not bars:
+        return ""
+    rows = "".join(
+        f"<dt>{escape(title)}</dt><dd>{charts.stacked_bar(sizes, names)}<small>{_sizes(sizes)}</small></dd>"
+        for title, sizes in bars
+    )
+    legend = _legend(names, "b")
+    text = (
+        "How many of the code's units go to each factor. An estimate compares the codes of test images that share the "
+        "factor; the two formulas are the paper's and that of its published code, and they differ."
+    )
+    figures = "".join(_row(results, name, []) for name in newest if name.startswith("dims/"))
+    details = f"<details><summary>Sizes and scores</summary><table><tbody>{figures}</tbody></table></details>"
+    return _section("Factor dimensions", f'{legend}<dl class="bars">{rows}</dl>{details}', text)
+
+
+def _under(figures: Mapping[str, float], prefix: str) -> dict[str, float]:
+    return {name.removeprefix(prefix): value for name, value in figures.items() if name.startswith(prefix)}
+
+
+def _splits(sizes: Mapping[str, float]) -> bool:
+    """Whether these are parts of a whole."""
+    return all(math.isfinite(size) and size >= 0 for size in sizes.values()) and sum(sizes.values()) > 0
+
+
+def _sizes(sizes: Mapping[str, float]) -> str:
+    return escape(" · ".join(f"{name} {charts.number(size)}" for name, size in sizes.items()))
+
+
+# --- curves
+
+
+def _curves(results: Results) -> str:
+    """Training above, evaluations below."""
+    scalars: dict[str, list[tuple[float, float]]] = {}
+    for line in results.training:
+        for name, value in line.items():
+            if name != "step":
+                scalars.setdefault(name, []).append((line["step"], value))
+    losses = [name for name in scalars if name.split("/")[-1] == "loss"]
+    rates = [name for name in scalars if name.split("/")[-1] == "lr"]
+    others = [name for name in scalars if name not in losses and name not in rates]
+
+    training = [
+        _chart(name if len(losses) > 1 else "Training loss", {name: scalars[name]}, raw=True) for name in losses
+    ]
+    if rates:
+        training.append(_chart("Learning rate", {name: scalars[name] for name in rates}))
+    more = "".join(_chart(name, {name: scalars[name]}, raw=True) for name in others)
+
+    grouped: dict[str, list[str]] = {}
+    for name in results.newest:
+        if name.startswith("dims/"):
+            continue  # the first stage's: they do not change
+        grouped.setdefault(explain(name).group, []).append(name)
+    evaluated = [_evaluated(results, group, names) for group, names in grouped.items() if len(results.evaluations) > 1]
+
+    body = f'<div class="charts">{"".join(training)}</div>' if any(training) else ""
+    if more:
+        body += f'<details><summary>More of the training</summary><div class="charts">{more}</div></details>'
+    if any(evaluated):
+        body += f'<h3>Evaluated figures</h3><div class="charts">{"".join(evaluated)}</div>'
+    return _section("Curves", body) if body else ""
+
+
+def _evaluated(results: Results, group: str, names: Sequence[str]) -> str:
+    figure = explain(names[0])
+    title = figure.title if len(names) == 1 else group
+    if len(names) == 1:
+        return _chart(title, {names[0]: results.course(names[0])}, percent=figure.percent)
+    series = {name.split("/")[-1].replace("_", " "): results.course(name) for name in names}
+    return _chart(title, series, percent=figure.percent)
+
+
+def _chart(title: str, series: Mapping[str, Any], *, raw: bool = False, percent: bool = False) -> str:
+    if not (drawing := charts.line_chart(series, raw=raw, percent=percent)):
+        return ""
+    legend = _legend(list(series), "b") if len(series) > 1 else ""
+    return f"<figure><figcaption><b>{escape(title)}</b>{legend}</figcaption>{drawing}</figure>"
+
+
+def _legend(names: Sequence[str], prefix: str) -> str:
+    items = (f'<li><i class="{prefix}{k % charts.SERIES}"></i>{escape(name)}</li>' for k, name in enumerate(names))
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+# --- settings
+
+
+def _settings(results: Results) -> str:
+    parts = []
+    if results.config_text:
+        parts.append(f"<details><summary>Configuration</summary><pre>{escape(results.config_text)}</pre></details>")
+    rows = "".join(
+        f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in _flat(results.environment) if value
+    )
+    if rows:
+        parts.append(f'<details><summary>Environment and origin</summary><dl class="facts">{rows}</dl></details>')
+    return _section("Settings", "".join(parts)) if parts else ""
+
+
+def _flat(tree: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
+    """Leaves of nested mappings, their keys joined by dots."""
+    if isinstance(tree, dict) and depth < 8:
+        for key, value in tree.items():
+            yield from _flat(value, f"{path}.{key}" if path else str(key), depth + 1)
+    elif isinstance(tree, list):
+        yield path, " ".join(str(value) for value in tree)
+    elif tree is not None:
+        yield path, str(tree)

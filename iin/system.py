@@ -1,0 +1,56 @@
+"""The interface between a method and the loop.
+
+A `System` is all that training, evaluation and reports know of a method. It yields what is to be minimised, says
+which parameters that moves, and shows pictures. See ``iin/systems`` for one method a file.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+__all__ = ["Evaluator", "Objective", "System"]
+
+
+class Objective(NamedTuple):
+    """One quantity to minimise."""
+
+    name: str
+    """The optimiser that minimises it: a key of `System.trainable`."""
+    loss: Tensor
+    """Scalar, with a graph."""
+    scalars: dict[str, Tensor]
+    """What to log beside the loss: detached scalars."""
+
+
+class System(nn.Module, ABC):
+    """A method: networks, and what they are trained for."""
+
+    @abstractmethod
+    def objectives(self, batch: Any, step: int) -> Iterator[Objective]:
+        """Yield what to minimise on this batch, one after another.
+
+        This is a generator: each objective is minimised before the next is computed. Adversarial training needs
+        no more than that: yield the generator's loss, then, computed with the updated weights, the
+        discriminator's. An ordinary method yields once.
+
+        Args:
+            batch: what the data set answered, on the device of the parameters.
+            step: number of steps done before this one.
+        """
+
+    def trainable(self) -> dict[str, list[Parameter]]:
+        """Parameters by the name of the objective that moves them; default: ``main`` moves all that require grad."""
+        return {"main": [p for p in self.parameters() if p.requires_grad]}
+
+    def images(self, batch: Any) -> dict[str, Tensor]:
+        """Pictures worth a look: name -> ``[N, C, H, W]`` in [-1, 1], or ``[R, N, C, H, W]`` for a grid of R rows."""
+        return {}
+
+
+Evaluator = Callable[[System, Iterable[Any]], "dict[str, float]"]
+"""A metric: called with a system in eval mode and the test batches (iterable more than once), returns named floats."""

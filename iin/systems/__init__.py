@@ -1,0 +1,7 @@
+"""Methods: what is trained, and for what. One method a file, each a subclass of `iin.system.System`."""
+
+from iin.systems.autoencoder import Autoencoder
+from iin.systems.classifier import Classifier
+from iin.systems.flow import FactorFlow, LatentFlow
+
+__all__ = ["Autoencoder", "Classifier", "FactorFlow", "LatentFlow"]

@@ -1,0 +1,200 @@
+"""Flows over the code of a frozen first stage: one latent for all (LatentFlow), or one a concept (FactorFlow)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Len
+from torch import Tensor, nn
+
+from iin.arguments import Count, Fraction
+from iin.flows import InvertibleModule
+from iin.losses import factor_mask, nll, pair_nll
+from iin.system import Objective, System
+
+__all__ = ["FactorFlow", "LatentFlow"]
+
+
+class LatentFlow(System):
+    """An unsupervised flow: makes the code of a first stage normal, so that it can be sampled.
+
+    The first stage is frozen: no gradient, always in eval mode.
+
+    Args:
+        first_stage: a trained network with ``encode(image)`` -> `Gaussian`; with ``decode(x)``, pictures too.
+        flow: bijection of its code ``[B, D]``.
+
+    Raises:
+        ValueError: the sizes of code and flow differ, where both tell.
+
+    References:
+        A Disentangling Invertible Interpretation Network for Explaining Latent Representations
+        (Esser, Rombach and Ommer, 2020), arXiv:2004.13166
+    """
+
+    def __init__(self, first_stage: nn.Module, flow: InvertibleModule) -> None:
+        super().__init__()
+        self.first_stage = first_stage.requires_grad_(False)
+        self.flow = flow
+        self.dim = _dim(flow)
+        code = getattr(first_stage, "dim", self.dim)
+        if code != self.dim:
+            raise ValueError(f"flow works on {self.dim} dimensions, but the first stage's code has {code}")
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> LatentFlow:
+        super().train(mode)
+        self.first_stage.eval()
+        return self
+
+    @property
+    def decodes(self) -> bool:
+        """Whether the first stage has a way back to images."""
+        return hasattr(self.first_stage, "decode")
+
+    def objectives(self, batch: Any, step: int) -> Iterator[Objective]:
+        z, logdet = self.flow(self.noisy_code(batch.image))
+        yield Objective("main", nll(z, logdet), {"logdet": logdet.detach().mean()})
+
+    @torch.no_grad()
+    def noisy_code(self, image: Tensor) -> Tensor:
+        """A draw from the first stage's posterior ``[B, D]``: what the flow is trained on."""
+        return self.first_stage.encode(image).sample()
+
+    @torch.no_grad()
+    def code(self, image: Tensor) -> Tensor:
+        """The first stage's code ``[B, D]``: the posterior's mean."""
+        return self.first_stage.encode(image).mean
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Interpretable latent ``[B, D]``."""
+        return self.flow(self.code(image))[0]
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images of latents ``[B, D]``."""
+        return self.first_stage.decode(self.flow.inverse(z))
+
+    def reconstruct(self, image: Tensor) -> Tensor:
+        """Through first stage and flow, and back."""
+        return self.decode(self.encode(image))
+
+    def sample(self, n: int) -> Tensor:
+        """Decode ``n`` standard normal latents; noise from torch's generator."""
+        parameter = next(self.flow.parameters())
+        return self.decode(torch.randn(n, self.dim, device=parameter.device, dtype=parameter.dtype))
+
+    def images(self, batch: Any) -> dict[str, Tensor]:
+        if not self.decodes:
+            return {}
+        image = batch.image[:12]
+        return {"reconstructions": torch.stack([image, self.reconstruct(image)]), "samples": self.sample(64)}
+
+
+class FactorFlow(LatentFlow):
+    """The disentangling flow: each factor of its latent is one concept, learnt from pairs that share it.
+
+    Args:
+        first_stage: a trained network with ``encode(image)`` -> `Gaussian`; with ``decode(x)``, pictures too.
+        flow: bijection of its code ``[B, D]``.
+        factors: dimensions of each factor, in the order of the data set's factors, the residual last; sum ``D``.
+        rho: correlation of a shared factor within a pair, in (0, 1).
+
+    Raises:
+        ValueError: the factors do not sum to the size of the latent.
+
+    References:
+        A Disentangling Invertible Interpretation Network for Explaining Latent Representations
+        (Esser, Rombach and Ommer, 2020), arXiv:2004.13166, section 3.2
+    """
+
+    sizes: Tensor
+
+    def __init__(
+        self,
+        first_stage: nn.Module,
+        flow: InvertibleModule,
+        factors: Annotated[tuple[Count, ...], Len(2)],
+        rho: Fraction = 0.975,
+    ) -> None:
+        super().__init__(first_stage, flow)
+        for mistake in self.check(flow={"params": {"dim": self.dim}}, factors=factors):
+            raise ValueError(f"FactorFlow: {mistake}")
+        self.factors = tuple(factors)
+        self.names: tuple[str, ...] = tuple(f"factor_{k}" for k in range(len(factors)))
+        self.rho = rho
+        self.register_buffer("sizes", torch.tensor(self.factors), persistent=False)
+
+    @staticmethod
+    def check(*, factors: Sequence[int] = (), flow: Any = None, **_: Any) -> Iterator[str]:
+        """What is wrong with arguments taken together, before anything is built."""
+        params = flow.get("params", {}) if isinstance(flow, Mapping) else {}
+        dim = params.get("dim") if isinstance(params, Mapping) else None
+        if isinstance(dim, int) and factors and sum(factors) != dim:
+            total = " + ".join(map(str, factors))
+            yield f"factors: {total} = {sum(factors)}, but the flow has {dim} dimensions; they must be equal"
+
+    def objectives(self, batch: Any, step: int) -> Iterator[Objective]:
+        if not hasattr(batch, "shared"):
+            raise ValueError("FactorFlow is trained on pairs: use a pair data set (MNISTPairs, pairs: true)")
+        x = self.noisy_code(torch.cat([batch.image, batch.other]))  # both at once: [2B, D]
+        if step == 0:
+            with torch.no_grad():  # ActNorm takes its statistics from the first images alone, as published
+                self.flow(x[: len(batch.image)])
+        z, logdet = self.flow(x)
+        first, second = z.chunk(2)
+        first_logdet, second_logdet = logdet.chunk(2)
+        mask = factor_mask(batch.shared, self.sizes)
+        loss = pair_nll(first, first_logdet, second, second_logdet, mask, self.rho)
+        yield Objective("main", loss, {"logdet": logdet.detach().mean()})
+
+    def split(self, z: Tensor) -> tuple[Tensor, ...]:
+        """Latent ``[B, D]`` as its factors, each ``[B, size]``."""
+        return z.split(self.factors, dim=1)
+
+    def exchange(self, z: Tensor, other: Tensor, factors: Sequence[int]) -> Tensor:
+        """``z`` ``[B, D]`` with the factors of these indices taken from ``other`` ``[B, D]``."""
+        taken = torch.zeros(1, len(self.factors), dtype=torch.bool, device=z.device)
+        taken[:, list(factors)] = True
+        return torch.where(factor_mask(taken, self.sizes), other, z)
+
+    def swap(self, image: Tensor, other: Tensor, factors: Sequence[int]) -> Tensor:
+        """Images ``[B, C, H, W]`` with the factors of these indices taken from other images."""
+        return self.decode(self.exchange(self.encode(image), self.encode(other), factors))
+
+    def images(self, batch: Any) -> dict[str, Tensor]:
+        pictures = super().images(batch)
+        if not self.decodes:
+            return pictures
+        rows, columns = batch.image[:8], batch.other[8:16] if len(batch.other) >= 16 else batch.other[:8]
+        for index, name in enumerate(self.names):
+            pictures[f"swap_{name}"] = self.swap_grid(rows, columns, index)
+        return pictures
+
+    def swap_grid(self, rows: Tensor, columns: Tensor, factor: int) -> Tensor:
+        """Every row's factor in every column's image.
+
+        Args:
+            rows: ``[R, C, H, W]``, images that give the factor.
+            columns: ``[N, C, H, W]``, images that give all else.
+            factor: index of the factor.
+
+        Returns:
+            ``[R + 1, N + 1, C, H, W]``: the images that were given stand in the first row and the first column.
+        """
+        count, width = len(rows), len(columns)
+        giver = self.encode(rows).repeat_interleave(width, 0)  # [R * N, D]
+        taker = self.encode(columns).repeat(count, 1)  # [R * N, D]
+        cells = self.decode(self.exchange(taker, giver, [factor])).unflatten(0, (count, width))
+        corner = torch.zeros_like(rows[:1])
+        body = torch.cat([rows[:, None], cells], dim=1)
+        return torch.cat([torch.cat([corner, columns])[None], body])
+
+
+def _dim(flow: nn.Module) -> int:
+    """The number of dimensions a flow works on, asked of it or of its first block that knows."""
+    for module in flow.modules():
+        if isinstance(dim := getattr(module, "dim", None), int):
+            return dim
+    raise ValueError(f"{type(flow).__name__}: no block tells its number of dimensions (attribute dim)")

@@ -1,0 +1,372 @@
+"""The loop: `fit` trains a system, `evaluate` measures it. Both get everything built."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import sys
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import FrameType, TracebackType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from iin.config import Training
+from iin.logs import Sink
+from iin.record import read
+from iin.run import Run, write_json
+from iin.seeds import mix
+from iin.system import Evaluator, System
+
+__all__ = ["Batches", "Interrupt", "Interrupted", "TestSet", "TrainingError", "evaluate", "fit", "schedule"]
+
+log = logging.getLogger("iin")
+
+
+class TrainingError(Exception):
+    """Training cannot go on; the message is one line."""
+
+
+class Interrupted(Exception):
+    """A signal asked to stop, and everything is saved."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class Interrupt:
+    """Within this context the first Ctrl-C or SIGTERM only asks to stop; the second stops at once."""
+
+    def __init__(self) -> None:
+        self.asked: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[number] = signal.signal(number, self._handle)
+            except ValueError:  # not the main thread: signals are somebody else's business
+                break
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked is not None:
+            raise KeyboardInterrupt
+        self.asked = number
+        # Not through the logger: its lock may be held by the code that this handler interrupted.
+        sys.stderr.write("\nStopping: this step is finished and saved first; once more to stop at once.\n")
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal asked to stop."""
+        if self.asked is not None:
+            raise Interrupted(self.asked)
+
+
+class Batches(Protocol):
+    """Batches of training data by epoch; `iin.data.Loader` is one."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]: ...
+
+
+class TestSet:
+    """Test batches on a device, as evaluators see them; can be iterated again and again.
+
+    Args:
+        batches: the same batches in the same order each time.
+        device: where the system is.
+        factors: names of the factors, for pair data sets.
+        fingerprint: changes when the images do, so that statistics of them can be cached; None if they may change.
+        interrupt: leaves the iteration when a signal asks to stop.
+    """
+
+    __test__ = False  # not a test case, whatever its name suggests to a test runner
+
+    def __init__(
+        self,
+        batches: Iterable[Any],
+        device: torch.device | str = "cpu",
+        *,
+        factors: Sequence[str] | None = None,
+        fingerprint: str | None = None,
+        interrupt: Interrupt | None = None,
+    ) -> None:
+        self._batches = batches
+        self.device = torch.device(device)
+        self.factors = tuple(factors) if factors else None
+        self.fingerprint = fingerprint
+        self._interrupt = interrupt
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._batches:
+            if self._interrupt is not None:
+                self._interrupt.check()
+            yield to_device(batch, self.device)
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Move the tensors of a named tuple; what is no tensor stays."""
+    moved = (value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for value in batch)
+    return type(batch)(*moved)
+
+
+def schedule(step: int, lr: float, decay_start: int | None, total: int) -> float:
+    """Learning rate of the step after ``step`` steps: constant, then linear to 0 at ``total``."""
+    if decay_start is None or step < decay_start:
+        return lr
+    return lr * (1 - min(1.0, (step - decay_start) / max(1, total - decay_start)))
+
+
+def fit(
+    system: System,
+    train: Batches,
+    test: TestSet,
+    evaluators: Mapping[str, Evaluator],
+    settings: Training,
+    run: Run,
+    sinks: Sequence[Sink],
+    *,
+    seed: int,
+    checkpoint: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
+    interrupt: Interrupt | None = None,
+) -> None:
+    """Train a system, from a checkpoint if one is given, to the end.
+
+    Order and draws of an epoch come from (seed, epoch), noise of a step from (seed, step): a run that was stopped
+    and resumed, at any step, ends in the same weights and figures as one that was not.
+
+    Args:
+        system: what to train, on the device where it shall train.
+        train: batches of training data.
+        test: batches of test data.
+        evaluators: name -> metric, run after each epoch and at the end.
+        settings: the configuration's section ``train``.
+        run: the folder; locked by the caller.
+        sinks: where scalars and images go.
+        seed: of everything random.
+        checkpoint: content of a checkpoint of this run.
+        facts: what is written beside the figures of an evaluation: data source and the like.
+        interrupt: set by signals; the step is finished and saved, then `Interrupted` is raised.
+
+    Raises:
+        TrainingError: a loss is not finite. The last good checkpoint is kept.
+        Interrupted: a signal asked to stop.
+    """
+    interrupt = interrupt or Interrupt()
+    per_epoch = len(train)
+    planned = settings.epochs * per_epoch
+    total = planned if settings.steps is None else min(planned, settings.steps)
+    optimizers = make_optimizers(system, settings)
+    step = 0
+    if checkpoint is not None:
+        step = int(checkpoint["step"])
+        for name, optimizer in optimizers.items():
+            optimizer.load_state_dict(checkpoint["optimizers"][name])
+
+    def save() -> None:
+        states = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
+        run.save(step, system.state_dict(), states)
+        run.prune(settings.keep, best_step(run, settings))
+
+    def measure(epoch: int) -> None:
+        """Evaluate, unless an earlier process of this run already has."""
+        if any(line.get("split") == "test" and line["step"] == step for line in read(run.folder / "metrics.jsonl")):
+            return
+        started = time.monotonic()
+        figures = evaluate(system, test, evaluators, seed=seed)
+        record(run, step, figures, facts or {}, evaluators)
+        pictures = look(system, test, seed=seed)
+        for sink in sinks:
+            sink.images(step, pictures)
+        for sink in sinks:
+            sink.scalars(step, epoch, "test", figures)
+        run.prune(settings.keep, best_step(run, settings))
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        log.info("step %d, evaluated in %.0f s: %s", step, time.monotonic() - started, shown)
+
+    system.train()
+    bar = tqdm(total=total, initial=step, unit="step", disable=None, dynamic_ncols=True)
+    clock = _Clock(step, total)
+    saved = step if checkpoint is not None else -1
+    if step and (step % per_epoch == 0 or step == total):
+        measure((step - 1) // per_epoch)  # the process may have ended between checkpoint and evaluation
+    while step < total:
+        epoch, start = divmod(step, per_epoch)
+        for batch in train.epoch(epoch, start):
+            batch = to_device(batch, _device(system))
+            terms = _step(system, batch, step, optimizers, settings, planned, seed, epoch, start, run)
+            step, start = step + 1, start + 1
+            bar.update()
+            if step % settings.log_every == 0 or step in (1, total):
+                values = {key: float(value) for key, value in terms.items()}
+                for sink in sinks:
+                    sink.scalars(step, epoch, "train", values)
+                loss = next(iter(values.values()))
+                bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+                if bar.disable:
+                    clock.report(step, loss)
+            due = settings.checkpoint_every is not None and step % settings.checkpoint_every == 0
+            if due or interrupt.asked is not None or start == per_epoch or step == total:
+                save()
+                saved = step
+            interrupt.check()
+            if step == total:
+                break
+        if saved == step and ((epoch + 1) % settings.evaluate_every == 0 or step == total):
+            measure(epoch)
+    bar.close()
+
+
+def _step(
+    system: System,
+    batch: Any,
+    step: int,
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    settings: Training,
+    planned: int,
+    seed: int,
+    epoch: int,
+    position: int,
+    run: Run,
+) -> dict[str, Tensor | float]:
+    """Minimise each objective of one batch once; returns what to log."""
+    torch.manual_seed(mix(seed, step))
+    lr = schedule(step, settings.lr, settings.decay_start, planned)
+    terms: dict[str, Tensor | float] = {}
+    for objective in system.objectives(batch, step):
+        optimizer = optimizers[objective.name]
+        if not math.isfinite(float(objective.loss)):
+            raise TrainingError(_not_finite(objective.name, objective.loss, batch, step, epoch, position, run))
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.zero_grad(set_to_none=True)
+        objective.loss.backward()
+        if settings.clip is not None:
+            nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], settings.clip)
+        optimizer.step()
+        prefix = f"{objective.name}/" if len(optimizers) > 1 else ""
+        terms[prefix + "loss"] = objective.loss.detach()
+        terms.update({prefix + key: value for key, value in objective.scalars.items()})
+    return {**terms, "lr": lr}
+
+
+def _not_finite(name: str, loss: Tensor, batch: Any, step: int, epoch: int, position: int, run: Run) -> str:
+    """Which loss, where, and whether the data are to blame."""
+    fields = getattr(batch, "_fields", ())
+    bad = [
+        field
+        for field, value in zip(fields, batch, strict=True)
+        if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all()
+    ]
+    blame = f"the batch itself is not finite ({', '.join(bad)})" if bad else "the data are finite: lower train.lr"
+    existing = run.checkpoints()
+    kept = f"the last checkpoint is {existing[0]}" if existing else "no checkpoint was written yet"
+    return (
+        f"loss {name!r} is {float(loss)} at step {step + 1} (epoch {epoch}, batch {position}); {blame}; "
+        f"stopped before the update, {kept}"
+    )
+
+
+def make_optimizers(system: System, settings: Training) -> dict[str, torch.optim.Optimizer]:
+    """One Adam for each objective. Fused: one pass over the parameters instead of a loop over tensors."""
+    return {
+        name: torch.optim.Adam(parameters, lr=settings.lr, betas=settings.betas, fused=True)
+        for name, parameters in system.trainable().items()
+    }
+
+
+@torch.no_grad()
+def evaluate(
+    system: System, test: TestSet, evaluators: Mapping[str, Evaluator], *, seed: int = 0
+) -> dict[str, float]:
+    """Run metrics on a system.
+
+    The noise of each depends on the seed and its name alone, so a figure does not change with what else is measured.
+
+    Returns:
+        Named figures of all evaluators.
+    """
+    training = system.training
+    system.eval()
+    figures: dict[str, float] = {}
+    try:
+        for name, evaluator in evaluators.items():
+            torch.manual_seed(mix(seed, zlib.crc32(name.encode())))
+            figures.update(evaluator(system, test))
+    finally:
+        system.train(training)
+    return figures
+
+
+@torch.no_grad()
+def look(system: System, test: TestSet, *, seed: int = 0) -> dict[str, Tensor]:
+    """The system's pictures of the first test batch, with the same noise each time."""
+    training = system.training
+    system.eval()
+    torch.manual_seed(mix(seed, 1))
+    try:
+        return {name: value.cpu() for name, value in system.images(next(iter(test))).items()}
+    finally:
+        system.train(training)
+
+
+def record(
+    run: Run,
+    step: int,
+    figures: Mapping[str, float],
+    facts: Mapping[str, Any],
+    evaluators: Mapping[str, Evaluator],
+) -> None:
+    """Write ``eval/step-XXXXXXXX/metrics.json``: the figures, and what they were measured with."""
+    folder = run.folder / "eval" / f"step-{step:08d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    beside: dict[str, Any] = {}
+    for evaluator in evaluators.values():
+        beside.update(getattr(evaluator, "facts", {}))
+    write_json(folder / "metrics.json", {"step": step, **figures, **facts, **beside})
+
+
+def best_step(run: Run, settings: Training) -> int | None:
+    """The evaluated step whose figure ``train.best`` is best, or None when it was never measured."""
+    if settings.best is None:
+        return None
+    sign = 1 if settings.best_mode == "min" else -1
+    measured = [
+        (sign * line[settings.best], line["step"])
+        for line in read(run.folder / "metrics.jsonl")
+        if line.get("split") == "test" and isinstance(line.get(settings.best), int | float)
+    ]
+    return min(measured)[1] if measured else None
+
+
+class _Clock:
+    """Speed and time left, for output that is no terminal; at most a line every few seconds."""
+
+    def __init__(self, step: int, total: int, every: float = 5.0) -> None:
+        self.first, self.total, self.every = step, total, every
+        self.started = self.last = time.monotonic()
+
+    def report(self, step: int, loss: float) -> None:
+        now = time.monotonic()
+        if now - self.last < self.every and step < self.total:
+            return
+        self.last = now
+        speed = (step - self.first) / max(1e-9, now - self.started)
+        left = (self.total - step) / max(1e-9, speed)
+        log.info("step %d/%d  loss %.4g  %.1f steps/s  %.0f s left", step, self.total, loss, speed, left)
+
+
+def _device(system: System) -> torch.device:
+    return next(system.parameters()).device
