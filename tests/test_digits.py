@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from iin.data import MNIST, ColorfulMNIST, Loader
 from iin.metrics.swaps import judge_digit
-from iin.models.digits import WEIGHTS, digits, grey
+from iin.models.digits import WEIGHTS, _load, digits, grey
 from iin.models.features import quantise
 
 
@@ -60,6 +60,16 @@ def test_it_is_small_frozen_and_loaded_once() -> None:
     assert WEIGHTS.stat().st_size < 400_000
     stored = torch.load(WEIGHTS, weights_only=True)
     assert set(stored) >= {"state", "test_accuracy", "trained_by"} and "make_digits" in stored["trained_by"]
+
+
+def test_loading_it_draws_no_random_numbers() -> None:
+    """Else a sample drawn after it would depend on whether it had been used before."""
+    _load.cache_clear()
+    torch.manual_seed(5)
+    digits()
+    found = torch.rand(3)
+    torch.manual_seed(5)
+    assert torch.equal(found, torch.rand(3))
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 32, 32), (2, 1, 28, 28), (1, 32, 32)])

@@ -145,6 +145,8 @@ def _leaf_fits(hint: Any, base: Any, value: Any) -> bool:
         return isinstance(value, str)
     if inspect.isclass(base) and issubclass(base, enum.Enum):
         return isinstance(value, str) and value in base.__members__
+    if get_origin(base) is Literal:  # True == 1, but they are not the same choice
+        return any(type(choice) is type(value) and choice == value for choice in get_args(base))
     return _valid(hint, value)
 
 
@@ -200,6 +202,8 @@ def describe(hint: Any) -> str:
     kind = get_origin(base) or base
     if kind in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(describe(arm) for arm in get_args(base)))
+    if any(base is anything for anything in _ANYTHING):
+        return "anything"
     bounds = _bounds(limits)
     if kind in _LISTS:
         return _describe_list(base, limits)

@@ -91,7 +91,10 @@ class Config:
     def __init__(self, tree: Mapping[str, Any], files: Iterable[Path] = ()) -> None:
         self._files = list(files)
         self._merged = Tree()
-        self._merged.merge(tree, Source(self._files[-1] if self._files else None))
+        if self._files:
+            self._merged.merge(tree, Source(self._files[-1]))
+        else:  # made in memory: nobody to name as the source
+            self._merged.data = copy.deepcopy(dict(tree))
         self._layers: list[Layer] = []
         self._quick = False
 

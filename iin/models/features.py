@@ -128,7 +128,8 @@ def _inception(weights: str | None, device: str) -> nn.Module:
     if not found.startswith(INCEPTION_SHA256):
         raise ValueError(f"{path}: not the reference weights: sha256 {found[:8]}..., expected {INCEPTION_SHA256}...")
     torch.load(path, map_location="cpu", weights_only=True)  # the library loads pickles of any kind: refuse those here
-    network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(path))
+    with torch.random.fork_rng(devices=[]):  # initialising draws numbers; figures must not depend on who loaded first
+        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(path))
     return network.to(device).eval().requires_grad_(False)
 
 
