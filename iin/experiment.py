@@ -190,15 +190,17 @@ def _plan(config: Config, quick: bool, allow: Sequence[str]) -> Plan:
             if found is None:
                 raise ConfigError([f"{path}.params.{key}: {named} does not exist ({file or 'command line'})"])
             params[key] = str(found)
-        if "config" in params:
-            inner = _plan(_inner_config(config, path, params["config"], quick), quick, allow)
-            params["config"] = inner.tree
-            run = Run.find_finished(logs_folder(), inner.digest) if named is None else None
-            made.stages.append(FirstStage(path, inner if named is None else None, run))
-        elif named is not None:
+        if named is not None and (key == "run" or "config" not in params):
+            # What was trained there is what it says itself; a configuration beside it does not count.
             run = Run(found if key == "run" else found.parent.parent)
             params["config"] = configuration.load([run.config_file]).tree
             made.stages.append(FirstStage(path, None, run))
+        else:
+            inner = _plan(_inner_config(config, path, params["config"], quick), quick, allow)
+            params["config"] = inner.tree
+            if named is None:
+                run = Run.find_finished(logs_folder(), inner.digest)
+                made.stages.append(FirstStage(path, inner, run))
     _try(made)
     return made
 
@@ -395,8 +397,7 @@ def train(made: Plan, *, announce: bool = True) -> Run:
         ConfigError, RunError, TrainingError: in one line.
         Interrupted: a signal asked to stop; everything is saved.
     """
-    tree = copy.deepcopy(made.tree)
-    nodes = dict(_first_stages(tree))
+    tree = made.tree
     for stage in made.stages:
         if stage.run is None and stage.plan is not None:
             stage.run = Run.find_finished(logs_folder(), stage.plan.digest)
@@ -405,11 +406,7 @@ def train(made: Plan, *, announce: bool = True) -> Run:
             stage.run = _continue_or_train(stage.plan)
         if stage.run is not None:
             log.info("First stage: %s", stage.run.folder)
-            nodes[stage.path]["params"]["run"] = os.path.relpath(stage.run.folder, logs_folder().resolve() / "run")
-    torch.manual_seed(mix(tree.get("seed", 0), 3))
-    system = configuration.build(
-        _with_parts(tree["system"], lambda params: _trained_part(params, logs_folder().resolve() / "run"))
-    )
+    system = _fresh(tree)
     run = Run.create(logs_folder(), tree["name"], {"version": configuration.VERSION, **tree}, digest=made.digest)
     with run.locked():
         _write_environment(run, made)
@@ -428,12 +425,21 @@ def _continue_or_train(made: Plan) -> Run:
     return train(made, announce=False)
 
 
-def _trained_part(params: Mapping[str, Any], beside: Path) -> nn.Module:
-    """The part of a finished run, with its weights."""
+def _fresh(tree: Mapping[str, Any]) -> System:
+    """The system of a configuration as training starts with it: first stages trained, all else drawn anew."""
+    torch.manual_seed(mix(tree.get("seed", 0), 3))
+    return configuration.build(_with_parts(tree["system"], _trained_part))
+
+
+def _trained_part(params: Mapping[str, Any]) -> nn.Module:
+    """The part of a finished run that a first stage stands for, with its weights."""
     if "checkpoint" in params:
         file = Path(params["checkpoint"])
         return part_of(with_weights(params["config"], read_checkpoint(file), file), params)
-    return part_of(load(Path(os.path.normpath(beside / params["run"]))).system, params)
+    run = Run(params["run"]) if "run" in params else Run.find_finished(logs_folder(), _digest(params["config"]))
+    if run is None:
+        raise RunError(f"no finished run of {params['config']['name']} below {logs_folder()}: train it with iin-train -b")
+    return part_of(load(run).system, params)
 
 
 def resume(run: Run, overrides: Sequence[str] = (), which: str | None = None, *, allow: Sequence[str] = ()) -> Run:
@@ -461,8 +467,7 @@ def resume(run: Run, overrides: Sequence[str] = (), which: str | None = None, *,
             log.info("Resuming %s at step %d (%s)", run.folder, content["step"], path.name)
         else:  # stopped before its first checkpoint: the beginning is the state to go on from
             content = None
-            torch.manual_seed(mix(tree.get("seed", 0), 3))
-            system = configuration.build(_with_parts(tree["system"], lambda p: _trained_part(p, run.folder.resolve())))
+            system = _fresh(tree)
             log.info("Starting %s from the beginning: it has no checkpoint yet", run.folder)
         step = content["step"] if content else 0
         for newer in run.checkpoints():

@@ -247,7 +247,7 @@ def _step(
     terms: dict[str, Tensor | float] = {}
     for objective in system.objectives(batch, step):
         optimizer = optimizers[objective.name]
-        if not math.isfinite(float(objective.loss)):
+        if not math.isfinite(float(objective.loss.detach())):
             raise TrainingError(_not_finite(objective.name, objective.loss, batch, step, epoch, position, run))
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -274,7 +274,7 @@ def _not_finite(name: str, loss: Tensor, batch: Any, step: int, epoch: int, posi
     existing = run.checkpoints()
     kept = f"the last checkpoint is {existing[0]}" if existing else "no checkpoint was written yet"
     return (
-        f"loss {name!r} is {float(loss)} at step {step + 1} (epoch {epoch}, batch {position}); {blame}; "
+        f"loss {name!r} is {float(loss.detach())} at step {step + 1} (epoch {epoch}, batch {position}); {blame}; "
         f"stopped before the update, {kept}"
     )
 

@@ -384,8 +384,8 @@ def test_a_missing_configuration_names_its_neighbours(shipped: Path) -> None:
         find("quite_different")
 
 
-@pytest.mark.parametrize("name", ["", "..", "x" * 5000, "a\0b", "mnist_diin/x"])
-def test_names_that_no_file_can_have(name: str, shipped: Path) -> None:
+@pytest.mark.parametrize("name", ["", "..", "x" * 5000, "a\0b", "mnist_diin/x", 3, None, ["mnist_diin"]])
+def test_names_that_no_file_can_have(name: Any, shipped: Path) -> None:
     with pytest.raises(ConfigError):
         find(name)
 
@@ -746,6 +746,8 @@ FILES = [
         SYSTEM + "  target: iin.confg.load",
         "system.target: iin.confg.load: there is no confg in iin; did you mean config",
     ),
+    (SYSTEM + "  target: torch.nn", "system.target: torch.nn: cannot be called, it is a module"),
+    (SYSTEM + "  target: iin.config.resolve\n  params: {target: os.system, allow: [os]}", "machinery that reads conf"),
     (SYSTEM + "  target: iin.config", "system.target: iin.config: cannot be called, it is a module"),
     (SYSTEM + "  target: toys.Abstract", "system.target: Abstract is abstract; name one of its subclasses (a.yaml)"),
     (SYSTEM + "  target: toys.by_position", "system.params: by_position takes x without a name"),
@@ -1011,9 +1013,9 @@ def test_build_refuses_what_was_not_checked() -> None:
 
 
 def test_resolve(toys: Any) -> None:
-    assert resolve("iin.config.load") is load
     assert resolve("toys.Flow", ["toys"]) is toys.Flow
-    assert resolve("iin.config.loading.Config.where") is Config.where
+    assert resolve("toys.System.check", ["toys"]) is toys.System.check
+    assert resolve("torch.nn.Linear").__module__ == "torch.nn.modules.linear"
     with pytest.raises(ConfigError, match="lies outside"):
         resolve("toys.Flow")
 

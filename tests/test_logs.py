@@ -297,8 +297,10 @@ def chunks(content: bytes) -> Iterator[bytes]:
 
 def history(folder: Path) -> list[dict[str, Any]]:
     """What the pieces of an offline wandb run hold, in order."""
+    import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
+    wandb.teardown()  # waits until its process has written everything
     rows = []
     for file in sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda file: file.stat().st_mtime_ns):
         for chunk in chunks(file.read_bytes()):
@@ -319,7 +321,8 @@ def test_wandb_without_login_goes_on_offline(lonely: Path, caplog: pytest.LogCap
             sink.images(steps[-1], IMAGES)
             sink.scalars(steps[-1], 0, "test", {"nll/nats": 0.25})
             sink.close()
-    said = f"wandb: offline (no login; run `wandb login`); upload the run later with: wandb sync {lonely}/wandb/offline-run-*"
+    command = f"wandb sync {lonely}/wandb/offline-run-*"
+    said = f"wandb: offline (no login; run `wandb login`); upload the run later with: {command}"
     assert messages(caplog) == [said, said]
     rows = history(lonely)
     assert [(r["step"], r["train/loss"]) for r in rows if "train/loss" in r] == [(1, 1), (2, 2), (3, 3), (3, 3), (4, 4)]

@@ -236,7 +236,7 @@ class _Checker:
         """Check arguments against a signature."""
         try:
             signature = inspect.signature(target)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, NameError):
             self.report(path, f"{name} does not tell its arguments, so a configuration cannot give them")
             return
         by_name = {

@@ -33,6 +33,8 @@ def find(name: str | Path, *, beside: Path | None = None, search: Sequence[Path]
     Raises:
         ConfigError: there is none; one line with the nearest names.
     """
+    if not isinstance(name, (str, Path)):
+        raise ConfigError(f"{name!r}: expected the name of a configuration file")
     paths = [folder / Path(name).expanduser() for folder in _folders(name, beside, search)] if str(name) else []
     for path in paths:
         for suffix in _SUFFIXES:

@@ -89,7 +89,7 @@ def mismatches(hint: Any, value: Any, target_of: TargetOf, path: Key = ()) -> It
         for key, child in value.items() if len(arguments) == 2 else ():
             yield from mismatches(arguments[0], key, target_of, (*path, key))
             yield from mismatches(arguments[1], child, target_of, (*path, key))
-        if limits and not _valid(typing.Annotated[(dict, *limits)], value):
+        if limits and not _within(limits, dict, value):
             yield path, f"expected {describe(hint)}, found {show(value)}"
     elif not _leaf_fits(hint, base, value):
         yield path, f"expected {describe(hint)}, found {show(value)}{_advice(base, value)}"
@@ -116,7 +116,7 @@ def _list_mismatches(hint: Any, value: list[Any], target_of: TargetOf, path: Key
         fits = len(value) == len(elements)
     else:
         fits, elements = True, (elements,) * len(value)
-    if not fits or (limits and not _valid(typing.Annotated[(list, *limits)], value)):
+    if not fits or (limits and not _within(limits, list, value)):
         yield path, f"expected {describe(hint)}, found {show(value)}"
         return
     for index, (element, child) in enumerate(zip(elements, value, strict=True)):
@@ -159,6 +159,11 @@ def _valid(hint: Any, value: Any) -> bool:
     except Exception:  # ValidationError, and what validators of somebody's own raise
         return False
     return True
+
+
+def _within(limits: tuple[Any, ...], kind: type, value: Any) -> bool:
+    parts = (kind, *limits)
+    return _valid(typing.Annotated[parts], value)
 
 
 def _adapter(hint: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from iin.config.files import find
 from iin.config.reading import ConfigError, Malformed, nearest, parse, read, show_path
 from iin.config.schema import EMPTY_SECTIONS
+from iin.config.targets import is_node
 
 __all__ = ["Config", "Layer", "Source", "Tree", "load", "show_key"]
 
@@ -52,11 +53,10 @@ class Tree:
     def _merge(self, into: dict[str, Any], update: Mapping[str, Any], path: Key, source: Source) -> None:
         for key, value in update.items():
             here, old = (*path, key), into.get(key)
-            if isinstance(old, dict) and isinstance(value, Mapping):
-                # Arguments are no node, even if one of them is called target.
-                if key == "params" or not _replaces(old, value):
-                    self._merge(old, value, here, source)
-                    continue
+            replaces = key != "params" and _replaces(old, value)  # arguments are no node, even one called target
+            if isinstance(old, dict) and isinstance(value, Mapping) and not replaces:
+                self._merge(old, value, here, source)
+                continue
             if key in into:
                 self._sources = {known: by for known, by in self._sources.items() if known[: len(here)] != here}
             into[key] = copy.deepcopy(value)
@@ -76,8 +76,8 @@ class Tree:
         return None
 
 
-def _replaces(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return "target" in old and "target" in new and old["target"] != new["target"]
+def _replaces(old: Any, new: Any) -> bool:
+    return is_node(old) and is_node(new) and old["target"] != new["target"]
 
 
 class Config:

@@ -17,6 +17,9 @@ __all__ = ["PACKAGES", "build", "is_node", "packages", "resolve", "trust"]
 PACKAGES = ("iin", "torch.nn", "torchvision.models")
 """Where targets may come from without being allowed on the command line."""
 
+_MACHINERY = ("iin.config", "iin.cli")
+"""What reads configurations is not to be named in one: `resolve` as a target could allow itself any package."""
+
 _trusted: dict[str, Callable[..., Any]] = {}
 """Targets of the configurations that were checked in this process, those from allowed packages among them."""
 
@@ -38,7 +41,7 @@ def resolve(target: str, allow: Iterable[str] = ()) -> Callable[..., Any]:
     allowed = packages(allow)
     if not isinstance(target, str) or "." not in target or not _is_public(target):
         raise ConfigError(f"target {target!r}: expected an import path of public names, such as iin.data.MNIST")
-    if not _inside(target, allowed):
+    if not _inside(target, allowed) and target not in allowed:
         raise ConfigError(_outside(f"target {target}", target, allowed))
     first, *rest = target.split(".")
     found: Any = _import(first, target)
@@ -53,6 +56,10 @@ def resolve(target: str, allow: Iterable[str] = ()) -> Callable[..., Any]:
     home = getattr(found, "__module__", None)
     if not isinstance(home, str) or not _inside(home + ".", allowed):
         raise ConfigError(_outside(f"target {target}: it is defined in {home}, which", str(home), allowed))
+    if _inside(home + ".", _MACHINERY):
+        raise ConfigError(
+            f"target {target}: is of the machinery that reads configurations; expected something to build"
+        )
     return found
 
 

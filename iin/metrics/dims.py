@@ -107,7 +107,7 @@ def factor_dims(scores: Sequence[float] | Tensor, dim: int) -> list[int]:
         raise ValueError(f"scores: expected one finite number a factor, found {values.tolist()}")
     # softmax subtracts the maximum first: the paper's scores reach N, and exp(N) would overflow.
     shares = torch.softmax(values, 0) * dim
-    sizes = [int(share) for share in (shares[:-1] + 1e-9).floor()]  # 1e-9: a third of 66 is 22, whatever rounding says
+    sizes = [int(share) for share in shares[:-1].floor()]
     return [*sizes, dim - sum(sizes)]
 
 

@@ -13,7 +13,7 @@ given as ``judges: {factor: {target: ...}}``, and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,7 +72,7 @@ class FactorSwaps:
     def __init__(
         self,
         pairs: Count = 2000,
-        judges: Mapping[str, str | Judge] | None = None,
+        judges: Mapping[str, Literal["digits", "color"] | Judge] | None = None,
         batch_size: Count = 250,
         seed: NonNegativeInt = 0,
     ) -> None:
