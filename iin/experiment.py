@@ -585,18 +585,22 @@ class Trained:
     step: int
 
 
-def load(folder: str | Path | Run, which: str | None = None) -> Trained:
+def load(folder: str | Path | Run, which: str | None = None, *, allow: Sequence[str] = ()) -> Trained:
     """Load a run: its system with the weights of a checkpoint, in eval mode, on the CPU.
 
     Args:
         folder: the run's folder, or its ``config.yaml``.
         which: a step, a file or ``"last"``; default: the newest sound checkpoint.
+        allow: packages beyond the program's own that its configuration may name.
 
     Raises:
         RunError: no run, or no sound checkpoint.
+        ConfigError: its configuration is not one that this version reads.
     """
     run = folder if isinstance(folder, Run) else Run(folder)
-    tree = configuration.load([run.config_file]).tree
+    config = configuration.load([run.config_file])
+    configuration.check(config, allow=allow)
+    tree = config.tree
     content, path, complaints = run.load(which)
     for complaint in complaints:
         log.warning("%s; using the one before it", complaint)
@@ -617,7 +621,7 @@ def evaluate_run(
 
     config = configuration.load([run.config_file], overrides)
     configuration.check(config, allow=allow)
-    trained = load(run, which)
+    trained = load(run, which, allow=allow)
     settings, seed = Training(**config.tree.get("train", {})), config.tree.get("seed", 0)
     data = configuration.build(config.tree["data"]["test"])
     _name_factors(trained.system, data)

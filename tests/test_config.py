@@ -495,6 +495,8 @@ def test_where() -> None:
     assert config.where("train.epochs") is None
     assert config.where("train.steps") == a
     assert config.where("nobody") is None
+    c = write("c.yaml", "system: {params: {flow: {target: toys.Other}}}")
+    assert load([a, c]).where("system.params.flow.params.dim") == c  # which left the argument out
 
 
 # --- overrides -----------------------------------------------------------------------
@@ -813,6 +815,14 @@ def test_all_mistakes_are_listed_at_once_in_order() -> None:
     assert found == mistakes(text, "seed: -1", overrides=["train.lrr=3", "train.lr=0"])
 
 
+def test_checks_of_several_arguments_do_not_wait_for_sound_ones() -> None:
+    found = mistakes(change("factors: [2, 2]", "factors: [3, 2]\n    rho: 1.5"))
+    assert [line.split(": ")[0] for line in found] == ["system.params.rho", "system.params.factors"]
+    # ... but those that cannot do with what they get stay silent: the reason is named already
+    found = mistakes(change("factors: [2, 2]", "factors: [2, x]"))
+    assert [line.split(": ")[0] for line in found] == ["system.params.factors[1]"]
+
+
 def test_missing_top_level_keys_name_all_files() -> None:
     found = mistakes("name: x", "seed: 1")
     assert found == [
@@ -828,7 +838,7 @@ def test_mistakes_of_quick_runs() -> None:
 
 
 def test_a_quick_section_for_a_target_that_another_file_replaced_is_no_mistake() -> None:
-    assert mistakes(BASE, "system: {target: toys.anything}") == []
+    assert mistakes(BASE, "system: {target: toys.data}") == []
 
 
 def test_good_configurations_pass() -> None:
