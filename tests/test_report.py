@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from iin import charts, pictures, report
-from iin.glossary import explain, section
+from iin import pictures, report
 from iin.record import encode
+from iin.report import charts
+from iin.report.glossary import explain, section
 
 CONFIG = """\
 name: mnist_diin

@@ -19,10 +19,11 @@ from typing import Any
 
 import yaml
 
-from iin import charts, record
-from iin.glossary import SECTIONS, Figure, explain, section
+from iin import record
+from iin.report import charts
+from iin.report.glossary import SECTIONS, Figure, explain, section
+from iin.report.style import STYLE
 from iin.run import write_atomically
-from iin.style import STYLE
 
 __all__ = ["Results", "gather", "render", "write"]
 
@@ -285,9 +286,8 @@ def _swaps(results: Results) -> str:
     if not (body := "".join(figures)):
         return ""
     text = (
-        "Read each grid as a table. The first column and the top row are test images; every other cell was made by "
-        "the model from the two at its margins, and stands in no data set. A row should agree in the factor that is "
-        "taken, a column in all else."
+        "Read each grid as a table. The first column and the top row are test images; the model makes every other cell "
+        "from the two at its margins. A row should agree in the factor that is taken, a column in all else."
     )
     return _section("Swaps", f'<div class="swaps">{body}</div>', text)
 
@@ -299,7 +299,7 @@ def _factors(results: Results) -> list[str]:
 
 
 _CAPTIONS = {
-    "samples": "Decoded from codes drawn at random; none of these stands in the data.",
+    "samples": "Decoded from codes drawn at random.",
     "reconstructions": "Test images in the top row; below each, what its code gives back.",
 }
 
