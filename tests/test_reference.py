@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import original
+from iin import compat
 from iin.data import Pairs
 from iin.flows import ActNorm
 from iin.losses import factor_mask, nll, pair_nll
-from iin.models import Autoencoder, Classifier, Gaussian
+from iin.models import Autoencoder, Gaussian
 from iin.models.norm import ActNormLayer
 from iin.systems import FactorFlow
 
@@ -28,7 +29,7 @@ def test_vector_flow(recording) -> None:
     r = recording("iin/flow_vector.pt")
     for suffix, dtype in (("", torch.float32), ("_f64", torch.float64)):
         state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in r["state_dict"].items()}
-        flow = original.flow(state)
+        flow = compat.flow(state)
         z, logdet = flow(r["input"].flatten(1).to(dtype))
         close(z, r["output" + suffix].flatten(1), 1e-5)
         close(logdet, r["logdet" + suffix], 1e-5)
@@ -38,7 +39,7 @@ def test_vector_flow(recording) -> None:
 
 def test_gradients_of_the_vector_flow(recording) -> None:
     r = recording("iin/flow_vector.pt")
-    flow = original.flow(r["state_dict"])
+    flow = compat.flow(r["state_dict"])
     x = r["input"].flatten(1).requires_grad_()
     loss = nll(*flow(x))
     close(loss, r["loss"], 1e-5)
@@ -72,9 +73,9 @@ def replay(flow: torch.nn.Module, trace: dict, step_loss) -> None:
 def test_training_of_the_vector_flow(recording) -> None:
     r = recording("iin/flow_vector.pt")
     trace = r["trace"]
-    flow = original.flow(trace["state_before_init"])
+    flow = compat.flow(trace["state_before_init"]).train()
     replay(flow, trace, lambda step: nll(*flow(trace["batches"][step].flatten(1))))
-    for mine, theirs in zip(flow.parameters(), original.flow(r["state_dict"]).parameters(), strict=True):
+    for mine, theirs in zip(flow.parameters(), compat.flow(r["state_dict"]).parameters(), strict=True):
         close(mine, theirs, 5e-3)
 
 
@@ -84,7 +85,7 @@ def flat(parts: list[Tensor]) -> Tensor:
 
 def test_factor_flow(recording) -> None:
     for case in recording("iin/flow_factor.pt")["cases"]:
-        flow = original.flow(case["state_dict"])
+        flow = compat.flow(case["state_dict"])
         z, logdet = flow(case["input"].flatten(1))
         for mine, theirs in zip(z.split(case["output_sizes"], 1), case["outputs"], strict=True):
             close(mine, theirs.flatten(1), 1e-5)
@@ -103,7 +104,7 @@ class Codes(torch.nn.Module):
 def test_training_of_the_factor_flow(recording) -> None:
     for case in recording("iin/flow_factor.pt")["cases"]:
         trace = case["trace"]
-        flow = original.flow(trace["state_before_init"])
+        flow = compat.flow(trace["state_before_init"]).train()
         system = FactorFlow(Codes(), flow, case["output_sizes"], case["rho"])
 
         def step_loss(step: int, system: FactorFlow = system, trace: dict = trace) -> Tensor:
@@ -112,7 +113,7 @@ def test_training_of_the_factor_flow(recording) -> None:
             return next(system.objectives(pair, step)).loss
 
         replay(flow, trace, step_loss)
-        for mine, theirs in zip(flow.parameters(), original.flow(case["state_dict"]).parameters(), strict=True):
+        for mine, theirs in zip(flow.parameters(), compat.flow(case["state_dict"]).parameters(), strict=True):
             close(mine, theirs, 5e-3)
 
 
@@ -182,25 +183,9 @@ def test_posterior(recording) -> None:
         assert torch.equal(sure.sample(), sure.mean) and not sure.kl().any() and not sure.nll(case["x"]).any()
 
 
-def autoencoder_names(n_down: int) -> dict[str, str]:
-    """Our module -> the original's, whose decoder layers count from the image."""
-    names = {f"encoder.{3 * i + j}": f"feature_layers.{i}.sub_layers.{j}" for i in range(n_down) for j in (0, 1)}
-    names[f"encoder.{3 * n_down}"] = "dense_encode.sub_layers.0"
-    names["decoder.0"] = "dense_decode.sub_layers.0"
-    for i in range(n_down - 1):
-        for j in (0, 1):
-            names[f"decoder.{1 + 3 * i + j}"] = f"decoder_layers.{n_down - 2 - i}.sub_layers.{j}"
-    names[f"decoder.{1 + 3 * (n_down - 1)}"] = "image_layer.sub_layers.0"
-    return names
-
-
-NORMS = {"an": "actnorm", "bn": "batch", "in": "instance"}
-
-
 def build_autoencoder(r: dict, case: dict) -> Autoencoder:
-    m = case["config"]["Model"]
-    model = Autoencoder(m["in_channels"], m["in_size"], m["z_dim"], m["n_down"], 64, NORMS[m["norm"]], m["deterministic"])
-    return original.load_in_order(model, original.recipe(case["keys"], r["recipe_params"]), autoencoder_names(m["n_down"]))
+    state = original.recipe(case["keys"], r["recipe_params"])
+    return compat.autoencoder(state, deterministic=case["config"]["Model"]["deterministic"])
 
 
 def test_autoencoder(recording) -> None:
@@ -240,10 +225,7 @@ def test_deterministic_autoencoder(recording) -> None:
 
 def test_classifier(recording) -> None:
     r = recording("iin/clf.pt")
-    m = r["config"]["Model"]
-    model = Classifier(m["in_channels"], m["in_size"], r["config"]["n_classes"], m["z_dim"], m["n_down"])
-    names = {k: v for k, v in autoencoder_names(m["n_down"]).items() if k.startswith("encoder")} | {"head": "classifier"}
-    original.load_in_order(model, original.recipe(r["keys"], r["recipe_params"]), names).eval()
+    model = compat.classifier(original.recipe(r["keys"], r["recipe_params"]))
     with torch.no_grad():
         close(model.code(r["input"]), r["encoding"].flatten(1), 1e-4)
         logits = model(r["input"])

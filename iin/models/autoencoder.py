@@ -78,6 +78,7 @@ class Autoencoder(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.size, self.dim = channels, size, dim
+        self.n_down, self.width, self.norm = n_down, width, norm
         self.deterministic = deterministic
         self.encoder = encoder(channels, size, n_down, width, norm, 2 * dim)
         self.decoder = _decoder(channels, size, n_down, width, norm, dim)

@@ -37,6 +37,7 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.size, self.dim, self.classes = channels, size, dim, classes
+        self.n_down, self.width, self.norm = n_down, width, norm
         self.encoder = encoder(channels, size, n_down, width, norm, dim)
         self.head = nn.Linear(dim, classes)
 
