@@ -20,7 +20,7 @@ from typing import Any
 
 from iin.run import write_atomically
 
-__all__ = ["RESERVED", "LogError", "cut", "encode", "read", "whole_lines"]
+__all__ = ["RESERVED", "LogError", "cut", "encode", "plain", "read", "whole_lines"]
 
 RESERVED = ("step", "epoch", "split")
 """Keys of a line that are not figures."""
@@ -44,7 +44,7 @@ def encode(step: int, epoch: int, split: str, values: Mapping[str, Any]) -> byte
     """
     if clash := [name for name in values if name in RESERVED]:
         raise LogError(f"no figure may be called {clash[0]!r}; rename it in the system or metric that returns it")
-    figures = {name: _plain(value) for name, value in values.items()}
+    figures = {name: plain(value) for name, value in values.items()}
     line = {"step": int(step), "epoch": int(epoch), "split": split, **figures}
     return json.dumps(line, allow_nan=False).encode() + b"\n"
 
@@ -101,7 +101,7 @@ def whole_lines(path: Path) -> int:
     return path.read_bytes().rfind(b"\n") + 1
 
 
-def _plain(value: Any) -> int | float | str:
+def plain(value: Any) -> int | float | str:
     """A number as JSON has it: what is not finite becomes a text."""
     if isinstance(value, int):
         return int(value)

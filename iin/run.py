@@ -16,9 +16,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import json
 import os
 import re
+import shutil
 import tempfile
 import time
 import zipfile
@@ -90,7 +92,6 @@ class Run:
             reason = "holds no config.yaml" if folder.is_dir() else "does not exist"
             raise RunError(f"{folder}: not a run folder, it {reason}; expected the path of a folder below logs/")
         self.folder = folder
-        self._lock: IO[str] | None = None
 
     @classmethod
     def create(cls, logs: str | Path, name: str, tree: Mapping[str, Any], *, digest: str) -> Run:
@@ -103,21 +104,18 @@ class Run:
         """
         logs = Path(logs)
         stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.gmtime())
+        folder: Path | None = None
         try:
             logs.mkdir(parents=True, exist_ok=True)
-            for attempt in range(1, 1000):
-                folder = logs / (f"{stamp}_{name}" + (f"-{attempt}" if attempt > 1 else ""))
-                with contextlib.suppress(FileExistsError):
-                    folder.mkdir()
-                    break
-            else:
-                raise RunError(f"{logs}: a thousand runs named {name} started this second")
+            folder = _new_folder(logs, f"{stamp}_{name}")
             for child in ("checkpoints", "images", "eval"):
                 (folder / child).mkdir()
             write_json(folder / "state.json", {"state": "new", "step": 0, "digest": digest})
             with write_atomically(folder / "config.yaml") as file:
                 file.write(configuration.dump(tree).encode())
         except OSError as error:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
             raise RunError(
                 f"{logs}: cannot make a run folder there ({error.strerror or error}); "
                 "choose another with --logs DIR or $IIN_LOGS"
@@ -125,13 +123,13 @@ class Run:
         return cls(folder)
 
     @classmethod
-    def find_finished(cls, logs: str | Path, digest: str) -> Run | None:
-        """The newest finished run below ``logs`` of the configuration with this digest, or None."""
+    def find(cls, logs: str | Path, digest: str, *, finished: bool = True) -> Run | None:
+        """The newest run below ``logs`` of the configuration with this digest, finished or not yet; else None."""
         for folder in sorted(Path(logs).glob("*/"), reverse=True):
             if (folder / "config.yaml").is_file():
                 run = cls(folder)
-                state = run.state
-                if state.get("digest") == digest and state.get("state") == "finished" and run.checkpoints():
+                done = run.state.get("state") == "finished" and bool(run.checkpoints())
+                if run.state.get("digest") == digest and done == finished:
                     return run
         return None
 
@@ -206,13 +204,17 @@ class Run:
                     f"step {step}: weights {name} are not finite, so no checkpoint is written; {self._last_good()}"
                 )
         content = {"format": FORMAT, "step": step, "system": dict(system), "optimizers": dict(optimizers)}
+        # Not into the file at once: torch's writer makes a riddle of an error in the middle, such as a full disk.
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
         try:
             with write_atomically(path) as file:
-                torch.save(content, file)
+                file.write(buffer.getbuffer())
             self._point_last_at(path)
-        except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise RunError(f"{path}: cannot save the checkpoint ({reason}); {self._last_good()}") from error
+        except OSError as error:
+            raise RunError(
+                f"{path}: cannot save the checkpoint ({error.strerror or error}); {self._last_good()}"
+            ) from error
         return path
 
     def _last_good(self) -> str:
@@ -234,8 +236,8 @@ class Run:
         """Read a checkpoint.
 
         Args:
-            which: a step, a file, ``"last"``, or None. The last two mean the newest sound checkpoint: damaged ones
-                are passed over. One that is named is read or refused.
+            which: a step, a file, ``"last"``, or None. The last two mean the newest sound checkpoint, and so does the
+                run's file ``last.ckpt``: damaged ones are passed over. One that is named is read or refused.
 
         Returns:
             The content, the file it came from, and a line about each damaged file that was passed over.
@@ -243,10 +245,10 @@ class Run:
         Raises:
             RunError: no checkpoint, or no sound one.
         """
-        if which not in (None, "last"):
+        if which is not None and not self._means_last(str(which)):
             path = self._named(str(which))
             return read_checkpoint(path), path, []
-        complaints = []
+        complaints: list[str] = []
         for path in self.checkpoints():
             try:
                 return read_checkpoint(path), path, complaints
@@ -256,6 +258,10 @@ class Run:
             raise RunError(f"{self.folder}: no sound checkpoint is left: " + "; ".join(complaints))
         raise RunError(f"{self.folder}: no checkpoint yet; train first (iin-train -r {self.folder})")
 
+    def _means_last(self, which: str) -> bool:
+        last = self.folder / "checkpoints" / "last.ckpt"
+        return which in ("last", last.name) or Path(which).absolute() == last.absolute()
+
     def _named(self, which: str) -> Path:
         if which.isdigit():
             path = self.checkpoint(int(which))
@@ -263,16 +269,45 @@ class Run:
                 steps = ", ".join(str(step_of(p)) for p in self.checkpoints()) or "none"
                 raise RunError(f"{self.folder}: no checkpoint of step {which}; there are: {steps}")
             return path
-        path = Path(which)
-        if not path.is_file():
-            raise RunError(f"{which}: no such checkpoint; give a file, a step, or last")
-        return path
+        for path in (Path(which), self.folder / "checkpoints" / which):
+            if path.is_file():
+                return path
+        raise RunError(f"{which}: no such checkpoint; give a file, a step, or last")
 
     def prune(self, keep: int, best: int | None = None) -> None:
-        """Delete all but the newest ``keep`` checkpoints and that of step ``best``."""
-        for path in self.checkpoints()[keep:]:
+        """Delete all but the newest ``keep`` checkpoints and that of step ``best``.
+
+        Those that were set aside go too, once the run has come as far again.
+        """
+        checkpoints = self.checkpoints()
+        for path in checkpoints[keep:]:
             if step_of(path) != best:
                 path.unlink(missing_ok=True)
+        for path in self.folder.glob("checkpoints/step-*.ckpt.old"):
+            if checkpoints and step_of(path) <= step_of(checkpoints[0]):
+                path.unlink(missing_ok=True)
+
+    def rewind(self, step: int) -> list[Path]:
+        """Make ``step`` the run's newest: what lies beyond is of a future that is to be computed anew.
+
+        Checkpoints beyond it are set aside as ``*.ckpt.old``; pictures and evaluations are deleted.
+
+        Returns:
+            The checkpoints that were set aside.
+        """
+        newer = [path for path in self.checkpoints() if step_of(path) > step]
+        for path in newer:
+            path.rename(path.with_name(path.name + ".old"))
+        last = self.folder / "checkpoints" / "last.ckpt"
+        if newer and (existing := self.checkpoints()):
+            self._point_last_at(existing[0])
+        elif newer:
+            last.unlink(missing_ok=True)
+        for path in [*self.folder.glob("images/*_step-*.png"), *self.folder.glob("eval/step-*")]:
+            match = re.search(r"step-(\d+)(\.png)?$", path.name)
+            if match and int(match[1]) > step:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return newer
 
     def sweep(self) -> None:
         """Delete temporary files that a killed process left behind."""
@@ -280,14 +315,26 @@ class Run:
             path.unlink(missing_ok=True)
 
 
+def _new_folder(logs: Path, name: str) -> Path:
+    """Make a folder of this name, or with a number behind it where there is one already."""
+    attempt = 1
+    while True:
+        folder = logs / (name if attempt == 1 else f"{name}-{attempt}")
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            attempt += 1
+
+
 def step_of(path: Path) -> int:
-    """The step in a checkpoint's file name; -1 without one."""
-    match = re.fullmatch(r"step-(\d+)\.ckpt", path.name)
+    """The step in a checkpoint's file name, set aside or not; -1 without one."""
+    match = re.fullmatch(r"step-(\d+)\.ckpt(\.old)?", path.name)
     return int(match.group(1)) if match else -1
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint file, and only if every byte of it is as it was written.
+    """Read a checkpoint file, and only if all that it holds is as it was written.
 
     Raises:
         RunError: the file is damaged, or no checkpoint of this program.
@@ -310,4 +357,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise RunError(f"{path}: not a checkpoint of this program (expected format, step, system, optimizers)")
     if content["format"] != FORMAT:
         raise RunError(f"{path}: written in format {content['format']}, this version reads format {FORMAT}")
+    if not isinstance(content["step"], int) or not isinstance(content["system"], dict):
+        raise RunError(f"{path}: not a checkpoint of this program (step or system is of another kind)")
     return content

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 import signal
@@ -9,7 +11,8 @@ import sys
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import FrameType, TracebackType
+from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +21,7 @@ from tqdm import tqdm
 
 from iin.config import Training
 from iin.logs import Sink
-from iin.record import read
+from iin.record import plain, read
 from iin.run import Run, write_json
 from iin.seeds import mix
 from iin.system import Evaluator, System
@@ -55,7 +58,7 @@ class Interrupt:
                 break
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -172,61 +175,66 @@ def fit(
     step = 0
     if checkpoint is not None:
         step = int(checkpoint["step"])
-        for name, optimizer in optimizers.items():
-            optimizer.load_state_dict(checkpoint["optimizers"][name])
+        restore(optimizers, checkpoint["optimizers"])
 
     def save() -> None:
-        states = {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
-        run.save(step, system.state_dict(), states)
+        run.save(step, system.state_dict(), {name: optimizer.state_dict() for name, optimizer in optimizers.items()})
         run.prune(settings.keep, best_step(run, settings))
 
-    def measure(epoch: int) -> None:
-        """Evaluate, unless an earlier process of this run already has."""
-        if any(line.get("split") == "test" and line["step"] == step for line in read(run.folder / "metrics.jsonl")):
+    def measure_if_due() -> None:
+        """Evaluate after epochs and at the end, unless an earlier process of this run already has."""
+        epoch, position = divmod(step, per_epoch)
+        if step < total and (position or epoch % settings.evaluate_every):
+            return
+        if any(line["split"] == "test" and line["step"] == step for line in read(run.folder / "metrics.jsonl")):
             return
         started = time.monotonic()
         figures = evaluate(system, test, evaluators, seed=seed)
-        record(run, step, figures, facts or {}, evaluators)
+        record(run, step, system, figures, facts or {}, evaluators)
         pictures = look(system, test, seed=seed)
         for sink in sinks:
             sink.images(step, pictures)
         for sink in sinks:
-            sink.scalars(step, epoch, "test", figures)
+            sink.scalars(step, (step - 1) // per_epoch, "test", figures)
         run.prune(settings.keep, best_step(run, settings))
         shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        log.info("step %d, evaluated in %.0f s: %s", step, time.monotonic() - started, shown)
+        log.info("step %d, evaluated in %.0f s: %s", step, time.monotonic() - started, shown or "nothing to measure")
 
     system.train()
-    bar = tqdm(total=total, initial=step, unit="step", disable=None, dynamic_ncols=True)
     clock = _Clock(step, total)
-    saved = step if checkpoint is not None else -1
-    if step and (step % per_epoch == 0 or step == total):
-        measure((step - 1) // per_epoch)  # the process may have ended between checkpoint and evaluation
-    while step < total:
-        epoch, start = divmod(step, per_epoch)
-        for batch in train.epoch(epoch, start):
-            batch = to_device(batch, _device(system))
-            terms = _step(system, batch, step, optimizers, settings, planned, seed, epoch, start, run)
-            step, start = step + 1, start + 1
-            bar.update()
-            if step % settings.log_every == 0 or step in (1, total):
-                values = {key: float(value) for key, value in terms.items()}
-                for sink in sinks:
-                    sink.scalars(step, epoch, "train", values)
-                loss = next(iter(values.values()))
-                bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
-                if bar.disable:
-                    clock.report(step, loss)
-            due = settings.checkpoint_every is not None and step % settings.checkpoint_every == 0
-            if due or interrupt.asked is not None or start == per_epoch or step == total:
-                save()
-                saved = step
-            interrupt.check()
-            if step == total:
-                break
-        if saved == step and ((epoch + 1) % settings.evaluate_every == 0 or step == total):
-            measure(epoch)
-    bar.close()
+    with tqdm(total=total, initial=step, unit="step", disable=None, dynamic_ncols=True) as bar:
+        if step:
+            measure_if_due()  # the process may have ended between checkpoint and evaluation
+        while step < total:
+            epoch, start = divmod(step, per_epoch)
+            for position, batch in enumerate(train.epoch(epoch, start), start):
+                batch = to_device(batch, _device(system))
+                lr = schedule(step, settings.lr, settings.decay_start, planned)
+                torch.manual_seed(mix(seed, step))
+                try:
+                    terms = _step(system, batch, step, optimizers, lr, settings.clip)
+                except FloatingPointError as error:
+                    where = f"step {step + 1} (epoch {epoch}, batch {position})"
+                    raise TrainingError(f"{error} at {where}; {_blame(batch)}; {_kept(run)}") from error
+                step += 1
+                bar.update()
+                if step % settings.log_every == 0 or step in (1, total):
+                    values = {key: float(value) for key, value in terms.items()}
+                    for sink in sinks:
+                        sink.scalars(step, epoch, "train", values)
+                    loss = next(iter(values.values()))
+                    bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+                    if bar.disable:
+                        clock.report(step, loss)
+                last = step == total or position == per_epoch - 1
+                due = settings.checkpoint_every is not None and step % settings.checkpoint_every == 0
+                if due or last or interrupt.asked is not None:
+                    save()
+                interrupt.check()
+                if last:
+                    break
+            measure_if_due()
+    interrupt.check()
 
 
 def _step(
@@ -234,27 +242,26 @@ def _step(
     batch: Any,
     step: int,
     optimizers: Mapping[str, torch.optim.Optimizer],
-    settings: Training,
-    planned: int,
-    seed: int,
-    epoch: int,
-    position: int,
-    run: Run,
+    lr: float,
+    clip: float | None,
 ) -> dict[str, Tensor | float]:
-    """Minimise each objective of one batch once; returns what to log."""
-    torch.manual_seed(mix(seed, step))
-    lr = schedule(step, settings.lr, settings.decay_start, planned)
+    """Minimise each objective of one batch once; returns what to log.
+
+    Raises:
+        FloatingPointError: a loss is not finite; its update was not made.
+    """
     terms: dict[str, Tensor | float] = {}
     for objective in system.objectives(batch, step):
         optimizer = optimizers[objective.name]
-        if not math.isfinite(float(objective.loss.detach())):
-            raise TrainingError(_not_finite(objective.name, objective.loss, batch, step, epoch, position, run))
+        value = float(objective.loss.detach())
+        if not math.isfinite(value):
+            raise FloatingPointError(f"loss {objective.name!r} is {value}")
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.zero_grad(set_to_none=True)
         objective.loss.backward()
-        if settings.clip is not None:
-            nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], settings.clip)
+        if clip is not None:
+            nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip)
         optimizer.step()
         prefix = f"{objective.name}/" if len(optimizers) > 1 else ""
         terms[prefix + "loss"] = objective.loss.detach()
@@ -262,21 +269,20 @@ def _step(
     return {**terms, "lr": lr}
 
 
-def _not_finite(name: str, loss: Tensor, batch: Any, step: int, epoch: int, position: int, run: Run) -> str:
-    """Which loss, where, and whether the data are to blame."""
-    fields = getattr(batch, "_fields", ())
+def _blame(batch: Any) -> str:
+    """Whether the data are at fault for a loss that is not finite."""
     bad = [
         field
-        for field, value in zip(fields, batch, strict=True)
+        for field, value in zip(batch._fields, batch, strict=True)
         if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all()
     ]
-    blame = f"the batch itself is not finite ({', '.join(bad)})" if bad else "the data are finite: lower train.lr"
+    return f"the batch itself is not finite ({', '.join(bad)})" if bad else "the data are finite: lower train.lr"
+
+
+def _kept(run: Run) -> str:
     existing = run.checkpoints()
     kept = f"the last checkpoint is {existing[0]}" if existing else "no checkpoint was written yet"
-    return (
-        f"loss {name!r} is {float(loss.detach())} at step {step + 1} (epoch {epoch}, batch {position}); {blame}; "
-        f"stopped before the update, {kept}"
-    )
+    return f"stopped before the update, {kept}"
 
 
 def make_optimizers(system: System, settings: Training) -> dict[str, torch.optim.Optimizer]:
@@ -285,6 +291,23 @@ def make_optimizers(system: System, settings: Training) -> dict[str, torch.optim
         name: torch.optim.Adam(parameters, lr=settings.lr, betas=settings.betas, fused=True)
         for name, parameters in system.trainable().items()
     }
+
+
+def restore(optimizers: Mapping[str, torch.optim.Optimizer], states: Mapping[str, Any]) -> None:
+    """Load the state of each optimiser.
+
+    Raises:
+        TrainingError: they are those of another system.
+    """
+    if optimizers.keys() != states.keys():
+        raise TrainingError(
+            f"the checkpoint has optimisers {', '.join(states)}, but the system minimises {', '.join(optimizers)}"
+        )
+    for name, optimizer in optimizers.items():
+        try:
+            optimizer.load_state_dict(states[name])
+        except ValueError as error:
+            raise TrainingError(f"the checkpoint's optimiser {name!r} is of another system ({error})") from error
 
 
 @torch.no_grad()
@@ -304,7 +327,10 @@ def evaluate(
     try:
         for name, evaluator in evaluators.items():
             torch.manual_seed(mix(seed, zlib.crc32(name.encode())))
-            figures.update(evaluator(system, test))
+            found = {key: float(value) for key, value in evaluator(system, test).items()}
+            if twice := sorted(found.keys() & figures.keys()):
+                log.warning("evaluate.%s: %s was measured before it; the first figures are kept", name, ", ".join(twice))
+            figures = {**found, **figures} if twice else {**figures, **found}
     finally:
         system.train(training)
     return figures
@@ -325,17 +351,52 @@ def look(system: System, test: TestSet, *, seed: int = 0) -> dict[str, Tensor]:
 def record(
     run: Run,
     step: int,
+    system: System,
     figures: Mapping[str, float],
     facts: Mapping[str, Any],
     evaluators: Mapping[str, Evaluator],
 ) -> None:
-    """Write ``eval/step-XXXXXXXX/metrics.json``: the figures, and what they were measured with."""
-    folder = run.folder / "eval" / f"step-{step:08d}"
-    folder.mkdir(parents=True, exist_ok=True)
-    beside: dict[str, Any] = {}
-    for evaluator in evaluators.values():
-        beside.update(getattr(evaluator, "facts", {}))
-    write_json(folder / "metrics.json", {"step": step, **figures, **facts, **beside})
+    """Write ``eval/step-XXXXXXXX/metrics.json``: the figures, and what they were measured with.
+
+    Figures of the same weights and data that stand there already are kept, but for those measured anew. What metrics
+    say of themselves (``extractor``, ``images``) stands under ``entries``, and beside the figures too: as it is where
+    all entries agree, else by entry in words.
+    """
+    path = run.folder / "eval" / f"step-{step:08d}" / "metrics.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    identity = {"step": step, "weights": _digest(system), **facts}
+    entries = {name: dict(found) for name, metric in evaluators.items() if (found := getattr(metric, "facts", None))}
+    before = _read_json(path)
+    kept: dict[str, Any] = {}
+    if all(before.get(key) == value for key, value in identity.items()):
+        old = before.pop("entries", {})
+        beside = {key for known in old.values() for key in known}
+        kept = {key: value for key, value in before.items() if key not in identity.keys() | beside}
+        entries = {**old, **entries}
+    shown: dict[str, Any] = {}
+    for key in dict.fromkeys(key for found in entries.values() for key in found):
+        values = {name: found[key] for name, found in entries.items() if key in found}
+        alike = len({str(value) for value in values.values()}) == 1
+        shown[key] = next(iter(values.values())) if alike else ", ".join(f"{n}: {v}" for n, v in values.items())
+    plainly = {name: plain(value) for name, value in figures.items()}
+    write_json(path, {**identity, **kept, **plainly, **shown, "entries": entries})
+
+
+def _digest(system: System) -> str:
+    """Digest of a system's state, by which its figures are known."""
+    total = hashlib.sha256()
+    for name, value in system.state_dict().items():
+        total.update(name.encode())
+        total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()[:16]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) and isinstance(value.get("entries"), dict) else {}
 
 
 def best_step(run: Run, settings: Training) -> int | None:
@@ -346,7 +407,9 @@ def best_step(run: Run, settings: Training) -> int | None:
     measured = [
         (sign * line[settings.best], line["step"])
         for line in read(run.folder / "metrics.jsonl")
-        if line.get("split") == "test" and isinstance(line.get(settings.best), int | float)
+        if line["split"] == "test"
+        and isinstance(line.get(settings.best), int | float)
+        and math.isfinite(line[settings.best])
     ]
     return min(measured)[1] if measured else None
 
