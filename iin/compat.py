@@ -5,8 +5,8 @@
     model = iin.compat.load("logs/2020-02-24T12-33-54_mnist_ae/train/checkpoints/model-120000.ckpt")
     model.encode(image).mean, model.decode(x)
 
-A checkpoint of the original is ``{"model", "loss", "optimizer"}``; what is in it is told by its keys. It is read without
-running any code that it might bring along. Nothing is guessed: a key that is left over or missing is an error.
+A checkpoint of the original is ``{"model", "loss", "optimizer"}``; what is in it is told by its keys. It is read
+without running any code that it might bring along. Nothing is guessed: a key that is left over or missing is an error.
 
 References:
     CompVis/iin, the code of A Disentangling Invertible Interpretation Network for Explaining Latent Representations
@@ -54,9 +54,10 @@ class _Source:
 
     def place(self, mine: str, values: Sequence[Tensor | None], shape: Sequence[int], combine: Any = None) -> None:
         """Put entries, combined, under our name; their shape is checked when all are there."""
-        if any(value is None for value in values):
+        found = [value for value in values if value is not None]
+        if len(found) < len(values):
             return
-        value = combine(values) if combine else values[0]
+        value = combine(found) if combine else found[0]
         if [size for size in value.shape if size != 1] != [size for size in shape if size != 1]:
             raise CompatError(
                 f"not a checkpoint of the original {self.kind}: {mine} would be {list(value.shape)}, not {list(shape)}"
@@ -82,7 +83,7 @@ class _Source:
         module.load_state_dict({**state, **{k: v.to(state[k].dtype) for k, v in self._placed.items()}})
 
 
-# --- flows -------------------------------------------------------------------------------------------------------------
+# --- flows -----------------------------------------------------------------------------------------------------------
 
 
 def flow(state_dict: Mapping[str, Tensor]) -> Chain:
@@ -161,7 +162,9 @@ def factor_flow(state_dict: Mapping[str, Tensor], factors: Sequence[int] | int =
         size = -(-dim // factors)
         factors = [min(size, dim - start) for start in range(0, dim, size)]
     if sum(factors) != dim:
-        raise ValueError(f"factors: {' + '.join(map(str, factors))} = {sum(factors)}, but the flow has {dim} dimensions")
+        raise ValueError(
+            f"factors: {' + '.join(map(str, factors))} = {sum(factors)}, but the flow has {dim} dimensions"
+        )
     return FactorChain(made, factors).eval()
 
 
@@ -170,7 +173,7 @@ def _transposed(values: Sequence[Tensor]) -> Tensor:
     return torch.stack([value.T for value in values])
 
 
-# --- first stages ------------------------------------------------------------------------------------------------------
+# --- first stages ----------------------------------------------------------------------------------------------------
 
 _NORMS: dict[str, tuple[NormName, tuple[str, ...]]] = {
     "loc": ("actnorm", ("loc", "scale", "initialized")),
@@ -190,7 +193,8 @@ def autoencoder(state_dict: Mapping[str, Tensor], *, deterministic: bool = False
         CompatError: keys that are missing or left over.
     """
     shape = _trunk(state_dict, "autoencoder")
-    made = Autoencoder(dim=_size(state_dict, "dense_encode.sub_layers.0.bias") // 2, **shape, deterministic=deterministic)
+    dim = _size(state_dict, "dense_encode.sub_layers.0.bias") // 2
+    made = Autoencoder(dim=dim, **shape, deterministic=deterministic)
     source = _Source(state_dict, "autoencoder")
     _place_encoder(source, made, shape)
     n_down = shape["n_down"]
@@ -231,7 +235,8 @@ def _trunk(state: Mapping[str, Tensor], kind: str) -> dict[str, Any]:
             "dense_encode.sub_layers.0.weight"
         )
     n_down = max(_numbers(state, r"feature_layers\.(\d+)\.")) + 1
-    norm = next(name for entry, (name, _) in _NORMS.items() if f"feature_layers.0.sub_layers.1.{entry}" in state or entry == "weight")
+    first_norm = "feature_layers.0.sub_layers.1"
+    norm = next(name for entry, (name, _) in _NORMS.items() if f"{first_norm}.{entry}" in state or entry == "weight")
     return {
         "channels": first.shape[1],
         "size": last.shape[2] * 2**n_down,
@@ -271,7 +276,7 @@ def _size(state: Mapping[str, Tensor], name: str) -> int:
     return len(state[name])
 
 
-# --- files -------------------------------------------------------------------------------------------------------------
+# --- files -----------------------------------------------------------------------------------------------------------
 
 
 def load(path: str | Path, factors: Sequence[int] | int | None = None) -> nn.Module:
@@ -304,7 +309,8 @@ def architecture(path: str | Path) -> dict[str, Any]:
     """Node of a configuration that builds the network of an original autoencoder or classifier, without its weights."""
     model = load(path)
     if not isinstance(model, Autoencoder | Classifier):
-        raise CompatError(f"{path}: a {type(model).__name__} is no first stage; expected an autoencoder or a classifier")
+        kind = type(model).__name__
+        raise CompatError(f"{path}: a {kind} is no first stage; expected an autoencoder or a classifier")
     params = {name: getattr(model, name) for name in ("channels", "size", "dim", "n_down", "width", "norm")}
     if isinstance(model, Classifier):
         params["classes"] = model.classes

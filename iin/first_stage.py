@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from iin import config as configuration
-from iin import experiment
-from iin.run import Run, RunError, read_checkpoint
+from iin.building import trained_part
+from iin.plan import locate
 
 __all__ = ["pretrained"]
 
@@ -39,31 +37,12 @@ def pretrained(
     """
     for mistake in check(config, part, run, checkpoint):
         raise ValueError(f"pretrained: {mistake}")
-    if run is not None:
-        system = experiment.load(run).system
-    elif checkpoint is not None and config is None:
-        system = experiment.load(Run(Path(checkpoint).parent.parent), checkpoint).system
-    else:
-        made = experiment.plan(_config(config))
-        if checkpoint is not None:
-            system = experiment.with_weights(made.tree, read_checkpoint(Path(checkpoint)), Path(checkpoint))
-        else:
-            found = Run.find_finished(experiment.logs_folder(), made.digest)
-            if found is None:
-                raise RunError(
-                    f"no finished run of {made.tree['name']} below {experiment.logs_folder()}: train it with iin-train -b"
-                )
-            system = experiment.load(found).system
-    return experiment.part_of(system, {"part": part}).eval().requires_grad_(False)
+    params: dict[str, Any] = {"config": config, "part": part, "run": run, "checkpoint": checkpoint}
+    locate(params)
+    return trained_part(params)
 
 
-def _config(config: str | Mapping[str, Any] | None) -> configuration.Config:
-    return configuration.Config(config) if isinstance(config, Mapping) else configuration.load([str(config)])
-
-
-def check(
-    config: Any = None, part: Any = "model", run: Any = None, checkpoint: Any = None, **_: Any
-) -> Iterator[str]:
+def check(config: Any = None, part: Any = "model", run: Any = None, checkpoint: Any = None, **_: Any) -> Iterator[str]:
     """What is wrong with the arguments taken together."""
     if run is not None and checkpoint is not None:
         yield "give run or checkpoint, not both"

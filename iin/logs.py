@@ -77,7 +77,7 @@ class JsonLines:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = open(path, "ab")
+            self._file = open(path, "ab")  # noqa: SIM115 - open as long as the run
             self._file.truncate(whole_lines(path))
         except OSError as error:
             raise self._failure(error) from error

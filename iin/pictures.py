@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["grid", "save"]
+__all__ = ["grid", "levels", "save"]
 
 GAP = 2
 """Pixels between cells."""
@@ -47,7 +47,7 @@ def grid(images: Tensor) -> Image.Image:
             f"grid: found images of shape {list(images.shape)}; expected [N, C, H, W] or [R, N, C, H, W], C of 1 or 3"
         )
     columns = images.shape[1] if images.ndim == 5 else _columns(len(images))
-    cells = _levels(images.detach().reshape(-1, *images.shape[-3:]))  # [N, H, W, 3]
+    cells = levels(images.detach().reshape(-1, *images.shape[-3:]))  # [N, H, W, 3]
     height, width = cells.shape[1:3]
     if max(height, width) <= SMALL:
         factor = max(1, math.ceil((WIDTH - GAP * (columns + 1)) / (columns * width)))
@@ -60,6 +60,24 @@ def grid(images: Tensor) -> Image.Image:
         left = index % columns * (width + GAP) + GAP
         canvas[top : top + height, left : left + width] = cell
     return Image.fromarray(canvas)
+
+
+def levels(images: Tensor) -> np.ndarray:
+    """Images as the bytes of pictures; one that holds NaN or infinity is magenta all over.
+
+    Args:
+        images: ``[N, C, H, W]``, clipped to [-1, 1]; C is 1 or 3.
+
+    Returns:
+        ``[N, H, W, 3]`` uint8.
+    """
+    values = images.float().cpu().numpy()
+    broken = ~np.isfinite(values).all(axis=(1, 2, 3))
+    values = np.where(broken[:, None, None, None], 0, values)
+    cells = np.rint((values.clip(-1, 1) + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)
+    cells = np.broadcast_to(cells, (*cells.shape[:3], 3)).copy()  # one channel thrice
+    cells[broken] = MAGENTA
+    return cells
 
 
 def save(image: Image.Image, path: Path) -> None:
@@ -88,14 +106,3 @@ def _columns(count: int) -> int:
     """Columns of a near-square layout, without a ragged last row where the count allows it."""
     root = math.isqrt(count - 1) + 1  # the root, rounded up
     return next((columns for columns in range(root, 2 * root) if count % columns == 0), root)
-
-
-def _levels(images: Tensor) -> np.ndarray:
-    """Images ``[N, C, H, W]`` in [-1, 1] as uint8 levels ``[N, H, W, 3]``."""
-    values = images.float().cpu().numpy()
-    broken = ~np.isfinite(values).all(axis=(1, 2, 3))
-    values = np.where(broken[:, None, None, None], 0, values)
-    levels = np.rint((values.clip(-1, 1) + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)
-    levels = np.broadcast_to(levels, (*levels.shape[:3], 3)).copy()  # one channel thrice
-    levels[broken] = MAGENTA
-    return levels

@@ -47,6 +47,10 @@ class System(nn.Module, ABC):
         """Parameters by the name of the objective that moves them; default: ``main`` moves all that require grad."""
         return {"main": [p for p in self.parameters() if p.requires_grad]}
 
+    def lr_factors(self) -> dict[str, float]:
+        """Learning rates that differ, by the name of the objective, as multiples of ``train.lr``; default: none does."""
+        return {}
+
     def images(self, batch: Any) -> dict[str, Tensor]:
         """Pictures worth a look: name -> ``[N, C, H, W]`` in [-1, 1], or ``[R, N, C, H, W]`` for a grid of R rows."""
         return {}

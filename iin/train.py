@@ -6,8 +6,8 @@ import hashlib
 import json
 import logging
 import math
+import os
 import signal
-import sys
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -66,8 +66,8 @@ class Interrupt:
         if self.asked is not None:
             raise KeyboardInterrupt
         self.asked = number
-        # Not through the logger: its lock may be held by the code that this handler interrupted.
-        sys.stderr.write("\nStopping: this step is finished and saved first; once more to stop at once.\n")
+        # Neither through the logger nor sys.stderr: the code that was interrupted may be in the middle of using them.
+        os.write(2, b"\nStopping: this step is finished and saved first; once more to stop at once.\n")
 
     def check(self) -> None:
         """Raise `Interrupted` if a signal asked to stop."""
@@ -251,13 +251,14 @@ def _step(
         FloatingPointError: a loss is not finite; its update was not made.
     """
     terms: dict[str, Tensor | float] = {}
+    factors = system.lr_factors()
     for objective in system.objectives(batch, step):
         optimizer = optimizers[objective.name]
         value = float(objective.loss.detach())
         if not math.isfinite(value):
             raise FloatingPointError(f"loss {objective.name!r} is {value}")
         for group in optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * factors.get(objective.name, 1.0)
         optimizer.zero_grad(set_to_none=True)
         objective.loss.backward()
         if clip is not None:
@@ -266,6 +267,8 @@ def _step(
         prefix = f"{objective.name}/" if len(optimizers) > 1 else ""
         terms[prefix + "loss"] = objective.loss.detach()
         terms.update({prefix + key: value for key, value in objective.scalars.items()})
+        if objective.name in factors:
+            terms[prefix + "lr"] = lr * factors[objective.name]
     return {**terms, "lr": lr}
 
 
@@ -311,9 +314,7 @@ def restore(optimizers: Mapping[str, torch.optim.Optimizer], states: Mapping[str
 
 
 @torch.no_grad()
-def evaluate(
-    system: System, test: TestSet, evaluators: Mapping[str, Evaluator], *, seed: int = 0
-) -> dict[str, float]:
+def evaluate(system: System, test: TestSet, evaluators: Mapping[str, Evaluator], *, seed: int = 0) -> dict[str, float]:
     """Run metrics on a system.
 
     The noise of each depends on the seed and its name alone, so a figure does not change with what else is measured.
@@ -329,8 +330,8 @@ def evaluate(
             torch.manual_seed(mix(seed, zlib.crc32(name.encode())))
             found = {key: float(value) for key, value in evaluator(system, test).items()}
             if twice := sorted(found.keys() & figures.keys()):
-                log.warning("evaluate.%s: %s was measured before it; the first figures are kept", name, ", ".join(twice))
-            figures = {**found, **figures} if twice else {**figures, **found}
+                log.warning("evaluate.%s: another entry gives %s too; the first one counts", name, ", ".join(twice))
+            figures.update({key: value for key, value in found.items() if key not in figures})
     finally:
         system.train(training)
     return figures
@@ -358,20 +359,20 @@ def record(
 ) -> None:
     """Write ``eval/step-XXXXXXXX/metrics.json``: the figures, and what they were measured with.
 
-    Figures of the same weights and data that stand there already are kept, but for those measured anew. What metrics
-    say of themselves (``extractor``, ``images``) stands under ``entries``, and beside the figures too: as it is where
-    all entries agree, else by entry in words.
+    Figures of the same weights and the same facts that stand there already are kept, but for those measured anew. What
+    metrics say of themselves (``extractor``, ``images``) stands under ``entries``, and beside the figures too: as it is
+    where all entries agree, else by entry in words.
     """
     path = run.folder / "eval" / f"step-{step:08d}" / "metrics.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    identity = {"step": step, "weights": _digest(system), **facts}
+    facts = {"step": step, "weights": _digest(system), **facts}
     entries = {name: dict(found) for name, metric in evaluators.items() if (found := getattr(metric, "facts", None))}
     before = _read_json(path)
     kept: dict[str, Any] = {}
-    if all(before.get(key) == value for key, value in identity.items()):
+    if all(before.get(key) == value for key, value in facts.items()):
         old = before.pop("entries", {})
         beside = {key for known in old.values() for key in known}
-        kept = {key: value for key, value in before.items() if key not in identity.keys() | beside}
+        kept = {key: value for key, value in before.items() if key not in facts.keys() | beside}
         entries = {**old, **entries}
     shown: dict[str, Any] = {}
     for key in dict.fromkeys(key for found in entries.values() for key in found):
@@ -379,7 +380,7 @@ def record(
         alike = len({str(value) for value in values.values()}) == 1
         shown[key] = next(iter(values.values())) if alike else ", ".join(f"{n}: {v}" for n, v in values.items())
     plainly = {name: plain(value) for name, value in figures.items()}
-    write_json(path, {**identity, **kept, **plainly, **shown, "entries": entries})
+    write_json(path, {**facts, **kept, **plainly, **shown, "entries": entries})
 
 
 def _digest(system: System) -> str:

@@ -1,6 +1,6 @@
 """Hold the newest figures of a run against bounds: a lower one for shares, an upper one for errors.
 
-    python scripts/check_run.py logs/<run> swaps/digit/follows:0.88 inversion/max:1e-4
+python scripts/check_run.py logs/<run> swaps/digit/follows:0.88 inversion/max:1e-4
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def main(run: str, *bounds: str) -> int:
         smaller = any(word in name for word in ERRORS)
         holds = figures[name] <= float(limit) if smaller else figures[name] >= float(limit)
         failed |= not holds
-        print(f"{'ok  ' if holds else 'FAIL'} {name} {figures[name]:.4g} ({'at most' if smaller else 'at least'} {limit})")
+        verdict, side = "ok  " if holds else "FAIL", "at most" if smaller else "at least"
+        print(f"{verdict} {name} {figures[name]:.4g} ({side} {limit})")
     return int(failed)
 
 

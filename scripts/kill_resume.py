@@ -24,10 +24,10 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import torch  # noqa: E402
+import torch
 
-from iin.cli import train as command  # noqa: E402
-from iin.run import Run, read_checkpoint  # noqa: E402
+from iin.cli import train as command
+from iin.run import Run, read_checkpoint
 
 AUTOENCODER = [
     "-b", "mnist_ae", "system.params.model.params.width=4", "system.params.model.params.dim=8",
@@ -185,7 +185,8 @@ def torture(folder: Path, kills: int, seed: int = 0, only: str | None = None) ->
     if only != "autoencoder":
         stage = finish(AUTOENCODER, logs)
         named = f"system.params.first_stage.params={{run: {stage.folder}, part: model}}"
-        sound &= check("factor flow", [a.format(first_stage=named) if a == "{first_stage}" else a for a in FLOW], logs, kills, seed + 1)
+        arguments = [named if argument == "{first_stage}" else argument for argument in FLOW]
+        sound &= check("factor flow", arguments, logs, kills, seed + 1)
     return sound
 
 

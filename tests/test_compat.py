@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def flow_state(dim: int = 6, blocks: int = 2, hidden: int = 5, depth: int = 1) -
         for net in ("s", "t"):
             for half in range(2):
                 sizes = [dim // 2] + [hidden] * (depth + 1) + [dim // 2]
-                for k, (i, o) in enumerate(zip(sizes, sizes[1:], strict=False)):
+                for k, (i, o) in enumerate(pairwise(sizes)):
                     state[f"{old}1.{net}.{half}.main.{2 * k}.weight"] = torch.randn(o, i)
                     state[f"{old}1.{net}.{half}.main.{2 * k}.bias"] = torch.randn(o)
         order = torch.randperm(dim)

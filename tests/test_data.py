@@ -114,7 +114,7 @@ def test_draws_are_uniform_and_unrelated(draw):
         return values if draw == "uniform" else values / 2**16
 
     base = sample()  # 131,072 values: a standard error of 0.0028 for correlations
-    assert base.shape == (256, 512) and 0 <= base.min() and base.max() < 1
+    assert base.shape == (256, 512) and base.min() >= 0 and base.max() < 1
     assert abs(base.mean() - 0.5) < 0.004
     assert abs(base.var() - 1 / 12) < 0.001
     shares = np.histogram(base, bins=16, range=(0, 1))[0] / base.size
@@ -356,7 +356,7 @@ def test_noise_is_one_draw_a_pixel_within_its_level():
     level = MNIST("test", dequantise=False)[range(300)].image
     noisy = MNIST("test")[range(300)].image
     noise = (noisy.double() + 1) * 128 - ((level.double() + 1) * 127.5).round()
-    assert 0 <= noise.min() and noise.max() < 1
+    assert noise.min() >= 0 and noise.max() < 1
     assert abs(noise.mean() - 0.5) < 0.003 and abs(noise.var() - 1 / 12) < 0.001
     assert noise.flatten(1).std(1).min() > 0.25  # not one value an image
     pixels = noise.flatten(1).numpy()

@@ -135,7 +135,7 @@ def test_losing_the_record_is_an_error(tmp_path: Path) -> None:
 def test_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     sink = JsonLines(tmp_path / "metrics.jsonl")
     sink._file.close()
-    sink._file = open("/dev/full", "wb", buffering=0)
+    sink._file = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
     with pytest.raises(LogError, match="No space left on device"):
         sink.scalars(1, 0, "train", {"loss": 1.0})
     sink._file.close()

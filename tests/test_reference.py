@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import original
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-import original
 from iin import compat
 from iin.data import Pairs
 from iin.flows import ActNorm

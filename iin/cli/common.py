@@ -39,6 +39,7 @@ def run_command(command: Callable[[], None], arguments: argparse.Namespace) -> i
     log = logging.getLogger("iin")
     log.addHandler(handler)
     log.setLevel(logging.WARNING if arguments.quiet else logging.INFO)
+    show = warnings.showwarning
     warnings.showwarning = lambda message, *_, **__: log.warning("%s", message)
 
     from iin.config import ConfigError
@@ -64,6 +65,7 @@ def run_command(command: Callable[[], None], arguments: argparse.Namespace) -> i
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     finally:
+        warnings.showwarning = show
         log.removeHandler(handler)
     return 0
 

@@ -85,13 +85,13 @@ def _resume(target: str, overrides: Sequence[str], arguments: argparse.Namespace
     from iin.run import Run
 
     run = Run(target)
-    if arguments.print_config or arguments.dry_run:
+    if arguments.print_config:
         config = configuration.load([run.config_file], overrides)
-        if arguments.print_config:
-            configuration.check(config, allow=arguments.allow)
-            print(configuration.dump(config.tree), end="")
-        else:
-            print(experiment.plan(config, allow=arguments.allow).describe())
+        configuration.check(config, allow=arguments.allow)
+        print(configuration.dump(config.tree), end="")
+        return
+    if arguments.dry_run:
+        print(experiment.plan_resume(run, overrides, allow=arguments.allow).describe())
         return
     experiment.resume(run, overrides, arguments.checkpoint, allow=arguments.allow)
     print(f"Report: {run.folder / 'report.html'}")

@@ -184,7 +184,7 @@ class Loader:
         yield from torch.utils.data.DataLoader(
             self.data,  # type: ignore[arg-type]
             batch_size=None,
-            sampler=visits,  # type: ignore[arg-type]
+            sampler=visits,
             num_workers=self.workers,
             worker_init_fn=_ignore_interrupts,
             generator=torch.Generator(),  # its own, so that drawing the workers' seeds touches no other stream

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["find_idx", "parse_idx", "read_idx"]
+__all__ = ["find_idx", "parse_idx", "read_idx", "read_labelled"]
+
+_KIN = {"MNIST", "FashionMNIST", "KMNIST", "EMNIST", "QMNIST"}
+"""Folders of torchvision's whose files have the same names."""
 
 
 def parse_idx(data: bytes, name: str, offset: int = 0) -> tuple[np.ndarray, int]:
@@ -66,16 +69,36 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
     return array
 
 
-def find_idx(root: Path, name: str, folder: str) -> Path | None:
+def read_labelled(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Read images ``[N, H, W]`` and their labels ``[N]``, both uint8 and read-only.
+
+    Raises:
+        ValueError: a file is damaged, holds something else, or there is not one label for each of one or more images.
+    """
+    image, label = read_idx(images, axes=3), read_idx(labels, axes=1)
+    if len(image) != len(label):
+        raise ValueError(f"{labels}: {len(label)} labels, but {len(image)} images in {images.name}")
+    if not image.size:
+        raise ValueError(f"{images}: expected images, found an array of shape {list(image.shape)}")
+    return image, label
+
+
+def find_idx(root: Path, name: str, folder: str, named: bool = False) -> Path | None:
     """Find one IDX file below a root.
 
     Args:
         root: torchvision's ``root``, or one of the folders in it.
         name: of the file, extracted: ``train-images-idx3-ubyte``.
         folder: what torchvision calls the data set: ``MNIST``.
+        named: only files in a folder of that name will do.
 
     Returns:
-        The first that exists among ``root/folder/raw``, ``root/raw`` and ``root``; extracted before gzipped.
+        The first that exists among ``root/folder/raw``, ``root/raw`` and ``root``; extracted before gzipped. Files in
+        the folder of another data set of the kin are left alone: they have the same names.
     """
     places = (root / folder / "raw", root / "raw", root)
-    return next((p for place in places for p in (place / name, place / f"{name}.gz") if p.is_file()), None)
+    for path in (p for place in places for p in (place / name, place / f"{name}.gz")):
+        owner = next((part for part in reversed(path.parts) if part in _KIN), None)
+        if (owner == folder or (owner is None and not named)) and path.is_file():
+            return path
+    return None

@@ -1,13 +1,14 @@
-"""Labelled images that fit in memory: what MNIST is made of, and other small sets can be.
+"""Labelled images, stored as unsigned bytes: what MNIST is made of, and other sets can be.
 
-Images stay unsigned bytes, a quarter of the size of floats; a batch is taken from them by one index, and becomes
-float32 in [-1, 1] only then.
+Bytes are a quarter of the size of floats; a batch is taken from them by one index, and becomes float32 in [-1, 1] only
+then. What holds them may be a tensor, or anything that is indexed like one: `iin.data.decoding.Pictures` reads files.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,15 +16,24 @@ from torch.nn import functional as F
 
 from iin.data.base import Draws, Images
 
-__all__ = ["Classes", "Labelled", "digest", "resize"]
+__all__ = ["Classes", "Labelled", "Levels", "digest", "resize"]
 
 
-def resize(image: Tensor, size: int) -> Tensor:
-    """Resize to squares, bilinearly and without padding; smaller images are averaged first, so that nothing aliases.
+class Levels(Protocol):
+    """What holds images: a uint8 tensor ``[N, C, H, W]``, or what is indexed like one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor: ...
+
+
+def resize(image: Tensor, size: int, antialias: bool = True) -> Tensor:
+    """Resize to squares, bilinearly and without padding.
 
     Args:
         image: ``[N, C, H, W]`` uint8.
         size: height and width wanted, in pixels.
+        antialias: average when an image becomes smaller; otherwise, take from it the nearest four pixels each.
 
     Returns:
         ``[N, C, size, size]`` uint8, rounded.
@@ -33,7 +43,7 @@ def resize(image: Tensor, size: int) -> Tensor:
     out = torch.empty(*image.shape[:2], size, size, dtype=torch.uint8)
     for start in range(0, len(image), 2048):  # in pieces: as floats, all at once would take gigabytes
         piece = image[start : start + 2048].float()
-        piece = F.interpolate(piece, (size, size), mode="bilinear", align_corners=False, antialias=True)
+        piece = F.interpolate(piece, (size, size), mode="bilinear", align_corners=False, antialias=antialias)
         out[start : start + 2048] = piece.round_().clamp_(0, 255).byte()
     return out
 
@@ -56,16 +66,17 @@ class Classes:
 
     Args:
         label: ``[N]`` int64.
+        least: how many classes there must be; where there is but one, sharing it says nothing.
 
     Raises:
-        ValueError: there are fewer than two classes, so that sharing one says nothing.
+        ValueError: there are fewer.
     """
 
-    def __init__(self, label: Tensor) -> None:
+    def __init__(self, label: Tensor, least: int = 2) -> None:
         classes, members = label.unique(return_inverse=True)
-        if len(classes) < 2:
+        if len(classes) < least:
             raise ValueError(
-                f"pairs that share the class need at least 2 classes, but all labels are {classes.tolist()}"
+                f"pairs that share the class need at least {least} classes, but all labels are {classes.tolist()}"
             )
         counts = members.bincount()
         starts = counts.cumsum(0) - counts
@@ -92,12 +103,12 @@ class Classes:
 
 
 class Labelled:
-    """Images with labels, whole in memory.
+    """Images with labels.
 
     A subclass that answers something else overrides ``__getitem__``, and draws from `rows` and `pixels`.
 
     Args:
-        image: ``[N, C, H, W]`` uint8.
+        image: ``[N, C, H, W]`` uint8, a tensor or what is indexed like one.
         label: ``[N]`` int64.
         source: where the images came from, in words.
         fingerprint: changes when the images or what is made of them do.
@@ -112,7 +123,9 @@ class Labelled:
         | https://arxiv.org/abs/1511.01844
     """
 
-    def __init__(self, image: Tensor, label: Tensor, *, source: str, fingerprint: str, dequantise: bool = True) -> None:
+    def __init__(
+        self, image: Tensor | Levels, label: Tensor, *, source: str, fingerprint: str, dequantise: bool = True
+    ) -> None:
         if not len(image) or len(image) != len(label):
             raise ValueError(
                 f"{source}: expected one label for each of one or more images, found "
@@ -120,7 +133,7 @@ class Labelled:
             )
         self.source = source
         self.fingerprint = fingerprint
-        self._image = image
+        self._image: Tensor | Levels = image
         self._label = label
         self._dequantise = dequantise
 

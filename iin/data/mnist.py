@@ -23,10 +23,10 @@ from torch import Tensor
 
 from iin.arguments import Count
 from iin.data.base import Images, Pairs
-from iin.data.idx import find_idx, parse_idx, read_idx
+from iin.data.idx import find_idx, parse_idx, read_labelled
 from iin.data.memory import Classes, Labelled, digest, resize
 
-__all__ = ["MNIST", "ColorfulMNIST", "MNISTPairs", "measure_color"]
+__all__ = ["MNIST", "ColorfulMNIST", "MNISTPairs", "SingleColorfulMNIST", "measure_color"]
 
 Split = Literal["train", "test"]
 
@@ -139,6 +139,17 @@ class ColorfulMNIST(MNIST):
         )
 
 
+class SingleColorfulMNIST(ColorfulMNIST):
+    """`ColorfulMNIST` without pairs, under the name that it had in the original project: `Images` of digits, each in a
+    colour of its own, drawn anew at each visit. Arguments and errors are those of `MNIST`.
+    """
+
+    def __init__(
+        self, split: Split = "train", root: str | Path | None = None, size: Count = 32, dequantise: bool = True
+    ) -> None:
+        super().__init__(split, root, size, dequantise)
+
+
 def measure_color(image: Tensor) -> Tensor:
     """Measure the colour of digits as `ColorfulMNIST` paints them: each channel's maximum, clipped to [0, 1].
 
@@ -181,12 +192,7 @@ def _load(split: Split, root: str | Path | None, size: int) -> tuple[Tensor, Ten
 def _read(split: Split, stamps: tuple[tuple[str, int], ...], size: int) -> tuple[Tensor, Tensor]:
     """Read and resize the images of two files, with their labels; of no files, the shipped ones."""
     if stamps:
-        paths = [Path(path) for path, _ in stamps]
-        image, label = read_idx(paths[0], axes=3), read_idx(paths[1], axes=1)
-        if len(image) != len(label):
-            raise ValueError(f"{paths[1]}: {len(label)} labels, but {len(image)} images in {paths[0].name}")
-        if not image.size:
-            raise ValueError(f"{paths[0]}: expected images, found an array of shape {list(image.shape)}")
+        image, label = read_labelled(*(Path(path) for path, _ in stamps))
     else:
         path = Path(__file__).parent / f"mnist-{split}.xz"
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,17 +54,17 @@ class Chain(InvertibleModule):
         return x, total
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        for block in reversed(self.blocks):
+        for block in reversed(list(self)):
             z = block.inverse(z, context)
         return z
 
     def __len__(self) -> int:
         return len(self.blocks)
 
-    def __iter__(self) -> Iterator[nn.Module]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.blocks)
 
-    def __getitem__(self, index: int) -> nn.Module:
+    def __getitem__(self, index: int) -> Any:
         return self.blocks[index]
 
 

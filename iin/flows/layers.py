@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +102,7 @@ class Coupling(InvertibleModule):
         self.dim = dim
         self.flip = flip
         sizes = [dim // 2] + [hidden] * (depth + 1) + [dim // 2]
-        self.weights = nn.ParameterList(torch.empty(2, i, o) for i, o in zip(sizes, sizes[1:], strict=False))
+        self.weights = nn.ParameterList(torch.empty(2, i, o) for i, o in pairwise(sizes))
         self.biases = nn.ParameterList(torch.empty(2, 1, o) for o in sizes[1:])
         self.reset_parameters()
 

@@ -6,8 +6,8 @@ A metric is any callable ``(system, batches) -> {name: number}``. It gets the sy
 ``decode``, ``reconstruct``, ``sample``, ``code``, ``flow``, ``swap``, ``classify``. The random state is set before each
 metric, so its draws are the same every time.
 
-To add one, write ``iin/metrics/mine.py`` (a class where it has arguments, a function where it has none; say which
-figures it returns and which methods it needs), name it in a configuration as
+To add one, write ``iin/metrics/mine.py`` (a class, its arguments the metric's and its ``__call__`` the measurement; say
+which figures it returns and which methods it needs), name it in a configuration as
 ``evaluate: {mine: {target: iin.metrics.mine.Mine}}``, and give it a test on a system whose answer is known. A metric in
 a package of your own works the same way, with ``--allow yourpackage``.
 """

@@ -2,6 +2,7 @@
 
 from iin.models.autoencoder import Autoencoder
 from iin.models.classifier import Classifier
+from iin.models.discriminator import PatchDiscriminator
 from iin.models.gaussian import Gaussian
 
-__all__ = ["Autoencoder", "Classifier", "Gaussian"]
+__all__ = ["Autoencoder", "Classifier", "Gaussian", "PatchDiscriminator"]

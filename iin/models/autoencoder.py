@@ -83,6 +83,11 @@ class Autoencoder(nn.Module):
         self.encoder = encoder(channels, size, n_down, width, norm, 2 * dim)
         self.decoder = _decoder(channels, size, n_down, width, norm, dim)
 
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """Weight of the decoder's last convolution: where adversarial training compares the strengths of its losses."""
+        return self.decoder[-2].weight
+
     def encode(self, image: Tensor) -> Gaussian:
         """Posterior over codes ``[B, D]`` of images ``[B, C, H, W]`` in [-1, 1].
 

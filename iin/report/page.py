@@ -111,10 +111,11 @@ def gather(folder: Path) -> Results:
             continue
         content = _json(file)
         beside = {"step", "images"}  # numbers, but no figures
+        unseen = {"step", "weights", "test_set", "entries"}  # for programs
         figures = {name: v for name, v in content.items() if name not in beside and _is_number(v)}
         if figures:
             evaluations.setdefault(int(match[1]), {}).update(figures)
-            results.facts = {k: str(v) for k, v in content.items() if k not in figures and k != "step"}
+            results.facts = {k: str(v) for k, v in content.items() if k not in figures.keys() | unseen}
     results.training.sort(key=lambda line: line["step"])
     results.evaluations = dict(sorted(evaluations.items()))
     results.pictures = _pictures(folder)

@@ -34,6 +34,9 @@ class LatentFlow(System):
         (Esser, Rombach and Ommer, 2020), arXiv:2004.13166
     """
 
+    first_stage: Any
+    """Frozen; what it offers beside ``encode`` is up to it."""
+
     def __init__(self, first_stage: nn.Module, flow: InvertibleModule) -> None:
         super().__init__()
         self.first_stage = first_stage.requires_grad_(False)

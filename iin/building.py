@@ -1,0 +1,263 @@
+"""From a checked configuration to the objects that it names: data, system, metrics, device.
+
+A configuration here is a whole: where it names a first stage, the configuration of that run stands in the place of its
+name (`iin.plan` puts it there). So a system can be built from a run's own ``config.yaml`` and weighted from a
+checkpoint of its own, whatever has become of the first stage's run.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from iin import config as configuration
+from iin.config import ConfigError, Training
+from iin.data import Loader
+from iin.run import Run, RunError, read_checkpoint
+from iin.seeds import mix
+from iin.system import Evaluator, System
+from iin.train import Interrupt, TestSet
+
+__all__ = [
+    "FIRST_STAGE",
+    "checkpoint_of",
+    "datasets",
+    "device_of",
+    "digest",
+    "first_stages",
+    "fresh",
+    "logs_folder",
+    "metrics",
+    "name_factors",
+    "skeleton",
+    "source",
+    "test_set",
+    "trained_part",
+    "with_weights",
+]
+
+log = logging.getLogger("iin")
+
+FIRST_STAGE = "iin.first_stage.pretrained"
+"""The target of a node that stands for a part of another run; named by its path, since it builds upon this module."""
+
+COSMETIC = {"log_every", "checkpoint_every", "keep", "best", "best_mode", "evaluate_every", "workers", "device"}
+"""Settings of ``train`` that do not change the weights a run ends with."""
+
+
+def logs_folder() -> Path:
+    """Where run folders are: ``$IIN_LOGS``, or ``logs`` in the current folder."""
+    return Path(os.environ.get("IIN_LOGS") or "logs")
+
+
+def digest(tree: Mapping[str, Any]) -> str:
+    """Digest of all that decides a run's weights; by it a run of the same configuration is found."""
+    essential = copy.deepcopy(
+        {
+            "seed": tree.get("seed", 0),
+            "data": tree["data"]["train"],
+            "system": tree["system"],
+            "train": {key: value for key, value in tree.get("train", {}).items() if key not in COSMETIC},
+        }
+    )
+    for _, node in first_stages(essential):
+        params = {"part": "model", **node["params"]}
+        node["params"] = {**params, "config": digest(params["config"])}
+    return configuration.digest(essential)
+
+
+# --- first stages ----------------------------------------------------------------------------------------------------
+
+
+def first_stages(tree: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Nodes that stand for a part of another run, with their key paths; not those inside their configurations."""
+    if isinstance(tree, dict):
+        if tree.get("target") == FIRST_STAGE:
+            yield path, tree
+            return
+        for key, value in tree.items():
+            yield from first_stages(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(tree, list):
+        for index, value in enumerate(tree):
+            yield from first_stages(value, f"{path}.{index}")
+
+
+def _with_parts(node: Any, make: Callable[[Mapping[str, Any]], nn.Module]) -> Any:
+    """A copy of a tree in which every first stage is replaced by what ``make(params)`` returns."""
+    if isinstance(node, Mapping):
+        if node.get("target") == FIRST_STAGE:
+            return make(node["params"])
+        return {key: _with_parts(value, make) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_parts(value, make) for value in node]
+    return node
+
+
+def checkpoint_of(params: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
+    """The weights that a first stage stands for: those of a checkpoint, a run, or a run that is looked up.
+
+    Args:
+        params: of the first stage; ``config`` is a whole configuration.
+
+    Raises:
+        RunError: there is no such run, or no sound checkpoint.
+    """
+    if "checkpoint" in params:
+        path = Path(params["checkpoint"])
+        return read_checkpoint(path), path
+    run = Run(params["run"]) if "run" in params else Run.find(logs_folder(), digest(params["config"]))
+    if run is None:
+        name = params["config"].get("name")
+        raise RunError(f"no finished run of {name} below {logs_folder()}; train it with iin-train -b")
+    return load_sound(run)
+
+
+def load_sound(run: Run, which: str | int | Path | None = None) -> tuple[dict[str, Any], Path]:
+    """Read a run's checkpoint, and say which damaged ones were passed over."""
+    content, path, complaints = run.load(which)
+    for complaint in complaints:
+        log.warning("%s; using the one before it", complaint)
+    return content, path
+
+
+def trained_part(params: Mapping[str, Any]) -> nn.Module:
+    """What a first stage stands for, with its weights."""
+    return part_of(with_weights(params["config"], *checkpoint_of(params)), params)
+
+
+def part_of(system: System, params: Mapping[str, Any]) -> nn.Module:
+    """The part of a system that a first stage names, or the whole of it: frozen and in eval mode.
+
+    Raises:
+        ValueError: there is no such part.
+    """
+    part = params.get("part", "model")
+    try:
+        found = attrgetter(part)(system) if part else system
+    except AttributeError:
+        found = None
+    if not isinstance(found, nn.Module):
+        parts = ", ".join(name for name, _ in system.named_children())
+        raise ValueError(f"{type(system).__name__} has no part {part!r}; it has: {parts}")
+    return found.eval().requires_grad_(False)
+
+
+# --- systems ---------------------------------------------------------------------------------------------------------
+
+
+def skeleton(tree: Mapping[str, Any]) -> System:
+    """The system of a configuration with fresh weights; first stages are built like it, not looked up."""
+    return configuration.build(_with_parts(tree["system"], lambda params: part_of(skeleton(params["config"]), params)))
+
+
+def fresh(tree: Mapping[str, Any]) -> System:
+    """The system of a configuration as training starts with it: first stages trained, all else drawn anew."""
+    torch.manual_seed(mix(tree.get("seed", 0), 3))
+    return configuration.build(_with_parts(tree["system"], trained_part))
+
+
+def with_weights(tree: Mapping[str, Any], content: Mapping[str, Any], path: Path) -> System:
+    """The system of a configuration with the weights of a checkpoint, all of them.
+
+    Raises:
+        RunError: the checkpoint is one of another architecture.
+    """
+    system = skeleton(tree)
+    ours, theirs = system.state_dict(), content["system"]
+    differences = [f"{key} is missing" for key in ours.keys() - theirs.keys()]
+    differences += [f"{key} is not expected" for key in theirs.keys() - ours.keys()]
+    differences += [
+        f"{key} is {list(theirs[key].shape)}, expected {list(ours[key].shape)}"
+        for key in ours.keys() & theirs.keys()
+        if ours[key].shape != theirs[key].shape
+    ]
+    if differences:
+        first = "; ".join(sorted(differences)[:4])
+        more = f"; and {len(differences) - 4} more" if len(differences) > 4 else ""
+        raise RunError(f"{path}: a checkpoint of another architecture: {first}{more}")
+    system.load_state_dict(theirs)
+    return system
+
+
+def device_of(settings: Training) -> torch.device:
+    """The device that a configuration asks for.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if settings.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(settings.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError([f"train.device: {settings.device} cannot be used here ({reason}); try auto"]) from error
+    return device
+
+
+# --- data and metrics ------------------------------------------------------------------------------------------------
+
+
+def datasets(tree: Mapping[str, Any], *splits: str) -> list[Any]:
+    """Data sets of a configuration.
+
+    Raises:
+        ConfigError: one cannot be made: files are missing or damaged.
+    """
+    made = []
+    for split in splits:
+        try:
+            made.append(configuration.build(_with_parts(tree["data"][split], trained_part)))
+        except (ValueError, OSError) as error:
+            raise ConfigError([f"data.{split}: {' '.join(str(error).split())}"]) from error
+    return made
+
+
+def source(data: Any) -> str:
+    """Where a data set came from, in words."""
+    return str(getattr(data, "source", type(data).__name__))
+
+
+def name_factors(system: System, data: Any) -> None:
+    """Tell a system of factors their names.
+
+    Raises:
+        ValueError: system and data count different numbers of factors.
+    """
+    names, factors = getattr(data, "factors", None), getattr(system, "factors", None)
+    if not names or factors is None:
+        return
+    if len(names) != len(factors):
+        raise ValueError(f"factors: {len(factors)} sizes, but the data have {len(names)} factors: {', '.join(names)}")
+    system.names = tuple(names)  # type: ignore[assignment]
+
+
+def metrics(tree: Mapping[str, Any]) -> dict[str, Evaluator]:
+    """The metrics of a configuration, by the name of their entry."""
+    made: dict[str, Evaluator] = {}
+    for name, node in tree.get("evaluate", {}).items():
+        try:
+            made[name] = configuration.build(_with_parts(node, trained_part))
+        except (ValueError, OSError) as error:
+            raise ConfigError([f"evaluate.{name}: {' '.join(str(error).split())}"]) from error
+    return made
+
+
+def test_set(data: Any, settings: Training, seed: int, interrupt: Interrupt | None = None) -> TestSet:
+    """Test batches as metrics see them; the same ones in training and in evaluation."""
+    return TestSet(
+        Loader(data, settings.eval_batch_size, seed=mix(seed, 2)),
+        device_of(settings),
+        factors=getattr(data, "factors", None),
+        fingerprint=getattr(data, "fingerprint", None),
+        interrupt=interrupt,
+    )

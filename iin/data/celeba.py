@@ -1,0 +1,241 @@
+"""CelebA: faces of celebrities with forty attributes, alone and in pairs that share one of them.
+
+Of each aligned picture the middle 160x160 pixels are taken and resized to 64x64, bilinearly and, as in the paper's
+experiments and hence for the weights published with it, without averaging; ``antialias`` averages. Pictures are decoded
+when they are asked for, from a folder or from the zip file as it is.
+
+References:
+    | Deep learning face attributes in the wild (Liu, Luo, Wang and Tang, 2015)
+    | https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html
+    | A disentangling invertible interpretation network for explaining latent representations (Esser et al., 2020)
+    | https://arxiv.org/abs/2004.13166
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from annotated_types import MinLen
+from torch import Tensor
+
+from iin.arguments import Count
+from iin.data import sources
+from iin.data.attributes import Attributed, Attributes, closest
+from iin.data.decoding import Archive, Folder, Pictures
+from iin.data.folder import few
+from iin.data.memory import Labelled, digest
+
+__all__ = ["CelebA", "FactorCelebA"]
+
+Split = Literal["train", "test"]
+
+_CROP = 160
+_TEST_IMAGES = 10_000
+_PARTITION, _ATTRIBUTES, _IMAGES = "list_eval_partition.txt", "list_attr_celeba.txt", "img_align_celeba"
+
+
+class CelebA(Labelled):
+    """Faces: ``image [B, 3, size, size]``, ``label [B]``.
+
+    To train, the 162,770 pictures of partition 0. To test, the paper's 10,000 of the 19,962 pictures of partition 2:
+    those that numpy's ``RandomState(1).choice(19962, size=10000)`` names, in this order; it draws with replacement, so
+    2,235 of them are repetitions. Of a smaller test partition (of a selection of the files), every picture is taken
+    once. Nothing is taken from partition 1, which is meant for validation.
+
+    Args:
+        split: ``train`` or ``test``.
+        root: folder that holds ``celeba``, as torchvision lays it out, with ``img_align_celeba`` (or the zip file of
+            it) and ``list_eval_partition.txt``; that folder itself will do, and so will the folders ``Img``, ``Anno``
+            and ``Eval`` of the publishers in it. Without it, the folders of `iin.data.sources` are searched likewise.
+        size: height and width in pixels.
+        label: attribute that the label tells, 1 where it holds and else 0 (needs ``list_attr_celeba.txt``); without
+            one, all labels are 0.
+        antialias: average when resizing.
+        dequantise: see `Labelled`.
+
+    Raises:
+        Missing: files are nowhere; the message says which go where. None is downloaded: the publishers share them by
+            pages with a quota, which ask questions.
+        ValueError: a file is damaged, or an argument makes no sense.
+    """
+
+    def __init__(
+        self,
+        split: Split = "train",
+        root: str | Path | None = None,
+        size: Count = 64,
+        label: str | None = None,
+        antialias: bool = False,
+        dequantise: bool = True,
+    ) -> None:
+        pictures, base, rows = _pictures(split, root, size, antialias, attributes=label is not None)
+        values = torch.zeros_like(rows) if label is None else _attributes(base, [label])[rows, 0]
+        super().__init__(
+            pictures,
+            values,
+            source=str(base),
+            fingerprint=digest(f"{type(self).__name__} {dequantise}", pictures.stamps(), values),
+            dequantise=dequantise,
+        )
+
+
+class FactorCelebA(Attributed):
+    """Pairs of faces that both have one of some attributes, or both lack it; see `Attributed`.
+
+    The pictures are those of `CelebA`; as factors, the attributes named, and the residual.
+
+    Args:
+        split, root, size, antialias, dequantise: see `CelebA`.
+        attributes: names from the second line of ``list_attr_celeba.txt``.
+
+    Raises:
+        Missing: files are nowhere; the message says which go where.
+        ValueError: there is no such attribute, or all pictures are alike in it; further, see `CelebA`.
+    """
+
+    def __init__(
+        self,
+        split: Split = "train",
+        attributes: Annotated[Sequence[str], MinLen(1)] = ("Eyeglasses", "Male", "No_Beard", "Smiling"),
+        root: str | Path | None = None,
+        size: Count = 64,
+        antialias: bool = False,
+        dequantise: bool = True,
+    ) -> None:
+        if not attributes or isinstance(attributes, str) or len(set(attributes)) < len(attributes):
+            raise ValueError(f"attributes: expected a list of one or more different names, found {attributes!r}")
+        pictures, base, rows = _pictures(split, root, size, antialias, attributes=True)
+        values = _attributes(base, attributes)  # [T, K]
+        super().__init__(
+            pictures,
+            Attributes(attributes, values, rows, str(base)),
+            source=str(base),
+            fingerprint=digest(
+                f"{type(self).__name__} {dequantise}", pictures.stamps(), " ".join(attributes), values[rows]
+            ),
+            dequantise=dequantise,
+        )
+
+
+def _pictures(
+    split: Split, root: str | Path | None, size: int, antialias: bool, *, attributes: bool
+) -> tuple[Pictures, Path, Tensor]:
+    """The pictures of a split, the folder of all files, and which of its rows they are ``[M]`` int64."""
+    if split not in ("train", "test"):
+        raise ValueError(f"split: expected 'train' or 'test', found {split!r}")
+    if size < 1:
+        raise ValueError(f"size: expected at least 1 pixel, found {size}")
+    base = _find(root, [_PARTITION, _ATTRIBUTES] if attributes else [_PARTITION])
+    names, partition = _partition(base)
+    rows = (partition == (0 if split == "train" else 2)).nonzero()[:, 0]
+    if not len(rows):
+        raise ValueError(f"{_file(base, _PARTITION)}: no picture is of split {split}")
+    if split == "test" and len(rows) >= _TEST_IMAGES:
+        rows = rows[torch.from_numpy(np.random.RandomState(1).choice(len(rows), size=_TEST_IMAGES))]
+    files, present = _images(base)
+    wanted = [names[row] for row in rows.tolist()]
+    lost = [name for name in dict.fromkeys(wanted) if name not in present]
+    if lost:
+        raise sources.Missing(
+            f"{files.path}: {len(lost):,} of {len(set(wanted)):,} pictures of split {split} are missing: {few(lost)}; "
+            "extract the whole of img_align_celeba.zip, or leave the zip file as it is"
+        )
+    pictures = Pictures(files, wanted, size, crop=_CROP, antialias=antialias)
+    pictures[torch.tensor([0])]  # a wrong folder comes to light now
+    return pictures, base, rows
+
+
+def _find(root: str | Path | None, texts: Sequence[str]) -> Path:
+    """The folder of CelebA's files."""
+    places = sources.folders(root)
+    bases = [base for place in places for base in (place / "celeba", place / "CelebA", place)]
+    lacking = {base: _lacking(base, texts) for base in bases}
+    base = next((base for base in bases if not lacking[base]), None)
+    if base is not None:
+        return base
+    begun = min(bases, key=lambda base: len(lacking[base]))  # some of the files may be there already
+    raise sources.Missing(
+        f"CelebA: not found: put {' and '.join(lacking[begun])} into {begun} "
+        "(from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html, by hand: its pages have a quota)"
+    )
+
+
+def _lacking(base: Path, texts: Sequence[str]) -> list[str]:
+    images = any((folder / name).exists() for folder in _inside(base) for name in (_IMAGES, f"{_IMAGES}.zip"))
+    words = [] if images else [f"{_IMAGES}.zip (or the folder {_IMAGES})"]
+    return words + [name for name in texts if _file(base, name) is None]
+
+
+def _inside(base: Path) -> tuple[Path, ...]:
+    return (base, base / "Img", base / "Anno", base / "Eval")
+
+
+def _file(base: Path, name: str) -> Path | None:
+    return next((folder / name for folder in _inside(base) if (folder / name).is_file()), None)
+
+
+def _images(base: Path) -> tuple[Folder | Archive, set[str]]:
+    """The extracted pictures, or else the zip file; and the names that are there."""
+    for folder in _inside(base):
+        for place in (folder / _IMAGES, folder / _IMAGES / _IMAGES):  # some extract it into a folder of its name
+            names = {path.name for path in place.glob("*.jpg")} if place.is_dir() else set()
+            if names:
+                return Folder(place), names
+    for folder in _inside(base):
+        if (folder / f"{_IMAGES}.zip").is_file():
+            archive = Archive(folder / f"{_IMAGES}.zip", prefix=f"{_IMAGES}/")
+            return archive, set(archive.names())
+    raise sources.Missing(f"{base / _IMAGES}: no pictures (*.jpg) in it; extract {_IMAGES}.zip there")
+
+
+def _lines(base: Path, name: str) -> tuple[Path, list[str]]:
+    path = _file(base, name)
+    if path is None:
+        raise sources.Missing(f"{base / name}: no such file")
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if text.lstrip().lower().startswith(("<!doctype", "<html")):
+        raise ValueError(f"{path}: a web page, as sites send when a quota is used up; fetch the file again")
+    return path, text.splitlines()
+
+
+def _partition(base: Path) -> tuple[list[str], Tensor]:
+    """Names of all pictures, and the partition of each ``[N]``: 0 to train, 1 to validate, 2 to test."""
+    path, lines = _lines(base, _PARTITION)
+    names, partition = [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        cells = line.split()
+        if len(cells) != 2 or cells[1] not in ("0", "1", "2"):
+            raise ValueError(f"{path}:{number}: expected a file name and 0, 1 or 2, found {line[:60]!r}")
+        names.append(cells[0])
+        partition.append(int(cells[1]))
+    return names, torch.tensor(partition, dtype=torch.int64)
+
+
+def _attributes(base: Path, wanted: Sequence[str]) -> Tensor:
+    """Some attributes of all pictures, in the order of the partition: ``[N, K]`` int64, 1 where one holds, else 0."""
+    path, lines = _lines(base, _ATTRIBUTES)
+    known = lines[1].split() if len(lines) > 1 else []
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"{path}: no attribute is called {name!r}; {closest(name, known)}")
+    columns = [known.index(name) + 1 for name in wanted]
+    values = {"1": 1, "-1": 0}
+    found: dict[str, list[int]] = {}
+    for number, line in enumerate(lines[2:], 3):
+        if not line.strip():
+            continue
+        cells = line.split()
+        if len(cells) != len(known) + 1 or any(cells[column] not in values for column in columns):
+            raise ValueError(f"{path}:{number}: expected a file name and {len(known)} of 1 and -1, found {line[:60]!r}")
+        found[cells[0]] = [values[cells[column]] for column in columns]
+    names, _ = _partition(base)
+    lost = [name for name in names if name not in found]
+    if lost:
+        raise ValueError(f"{path}: {len(lost):,} of {len(names):,} pictures are missing in it: {few(lost)}")
+    return torch.tensor([found[name] for name in names], dtype=torch.int64)

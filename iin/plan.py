@@ -1,0 +1,330 @@
+"""What is to be done, checked as a whole before anything is.
+
+`plan` checks names, types and ranges of the whole tree, first stages included, and tries the networks out on tensors
+without memory. Nothing is written, trained or downloaded.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from iin import config as configuration
+from iin.building import (
+    FIRST_STAGE,
+    checkpoint_of,
+    datasets,
+    device_of,
+    digest,
+    first_stages,
+    logs_folder,
+    name_factors,
+    skeleton,
+    source,
+    with_weights,
+)
+from iin.config import Config, ConfigError, Training
+from iin.config.hints import hints_of
+from iin.logs import missing
+from iin.run import Run, RunError
+from iin.system import System
+
+__all__ = ["FirstStage", "Plan", "locate", "plan", "plan_resume", "resolve_paths"]
+
+log = logging.getLogger("iin")
+
+
+@dataclass
+class FirstStage:
+    """One node of a configuration that stands for a part of another run."""
+
+    path: str
+    """Key path of the node."""
+    plan: Plan | None = None
+    """How to train that run; None when a run or a checkpoint is named by hand."""
+    run: Run | None = None
+    """The run that it is taken from, where there is one."""
+    checkpoint: Path | None = None
+    """The file that it is taken from, when one is named by hand."""
+
+
+@dataclass
+class Plan:
+    """A checked configuration, and what is to be done."""
+
+    config: Config
+    tree: dict[str, Any]
+    """The merged tree, with the configurations of first stages in the place of their names."""
+    allow: tuple[str, ...] = ()
+    """Packages beyond the program's own that its targets may come from."""
+    run: Run | None = None
+    """The run to go on with; None to start one."""
+    stages: list[FirstStage] = field(default_factory=list)
+    parameters: dict[str, int] = field(default_factory=dict)
+    """Trained by each objective, and frozen."""
+    steps_per_epoch: int = 0
+    sources: dict[str, str] = field(default_factory=dict)
+    """Where training and test data come from."""
+
+    @property
+    def name(self) -> str:
+        return str(self.tree["name"])
+
+    @property
+    def settings(self) -> Training:
+        return Training(**self.tree.get("train", {}))
+
+    @property
+    def digest(self) -> str:
+        """By this a run of the same configuration is found."""
+        return digest(self.tree)
+
+    @property
+    def steps(self) -> int:
+        """Steps from the beginning to the end."""
+        planned = self.settings.epochs * self.steps_per_epoch
+        return planned if self.settings.steps is None else min(planned, self.settings.steps)
+
+    def describe(self) -> str:
+        """The plan in words, for ``--dry-run``."""
+        lines = [f"{self.name}: {_short(self.tree['system'])}"]
+        if self.tree.get("description"):
+            lines.append(f"  {self.tree['description']}")
+        for split, where in self.sources.items():
+            lines.append(f"  data.{split}: {_short(self.tree['data'][split])}, {where}")
+        for kind, count in self.parameters.items():
+            lines.append(f"  {kind}: {count:,} parameters")
+        size, lr = self.settings.batch_size, self.settings.lr
+        lines.append(f"  steps: {self.steps:,} ({self.steps_per_epoch:,} an epoch, batches of {size}), lr {lr:g}")
+        lines.append(f"  evaluated: {', '.join(self.tree.get('evaluate', {})) or 'nothing'}")
+        for stage in self.stages:
+            if stage.run is not None or stage.checkpoint is not None:
+                lines.append(f"  {stage.path}: {stage.checkpoint or (stage.run and stage.run.folder)}")
+            elif stage.plan is not None:
+                lines.append(f"  {stage.path}: no finished run of {stage.plan.name} yet; it will be trained first:")
+                lines += ["    " + line for line in stage.plan.describe().splitlines()]
+        where = str(self.run.folder) if self.run else f"{logs_folder()}/<time>_{self.name}/"
+        lines.append(f"  results: {where}")
+        return "\n".join(lines)
+
+
+def plan(config: Config, *, quick: bool = False, allow: Sequence[str] = ()) -> Plan:
+    """Check a configuration, with those of its first stages, and try its networks out.
+
+    Args:
+        config: as `iin.config.load` returns it.
+        quick: merge the ``quick`` sections of first stages too.
+        allow: packages beyond the program's own that targets may come from.
+
+    Raises:
+        ConfigError: with all mistakes at once. Nothing was written, trained or downloaded.
+        RunError: a run or checkpoint that a first stage names cannot be used.
+    """
+    mistakes = _mistakes(config, quick, allow, chain=())
+    if mistakes:
+        raise ConfigError(list(dict.fromkeys(mistakes)))
+    return _plan(config, quick, allow)
+
+
+def plan_resume(run: Run, overrides: Sequence[str] = (), *, allow: Sequence[str] = ()) -> Plan:
+    """Check what a run is to go on with: its own configuration, some settings perhaps changed.
+
+    First stages need not exist any more, the run's checkpoints hold their weights.
+
+    Raises:
+        ConfigError: with all mistakes at once.
+    """
+    config = configuration.load([run.config_file], overrides)
+    _check(config, allow)
+    made = Plan(config, config.tree, tuple(allow), run)
+    for path, node in first_stages(made.tree):
+        if not isinstance(node["params"].get("config"), Mapping):
+            raise ConfigError([f"{path}: the first stage of a run cannot be changed; start another with iin-train -b"])
+    _try_out(made)
+    return made
+
+
+def _check(config: Config, allow: Sequence[str]) -> None:
+    configuration.check(config, allow=allow)
+    if mistakes := missing(config.tree.get("logs", [])):
+        raise ConfigError(mistakes)
+
+
+def _mistakes(config: Config, quick: bool, allow: Sequence[str], chain: tuple[str, ...]) -> list[str]:
+    """Mistakes of a configuration and of those that its first stages name."""
+    mistakes: list[str] = []
+    try:
+        _check(config, allow)
+    except ConfigError as error:
+        mistakes += error.mistakes
+    chain = (*chain, configuration.digest(config.tree))
+    for path, node in first_stages(config.tree):
+        params = node.get("params")
+        if not isinstance(params, Mapping) or params.get("config") is None:
+            continue
+        try:
+            inner = _inner_config(config, path, params["config"], quick)
+        except ConfigError as error:
+            mistakes += error.mistakes
+            continue
+        if configuration.digest(inner.tree) in chain:
+            mistakes.append(f"{path}.params.config: {params['config']} is its own first stage")
+        else:
+            mistakes += _mistakes(inner, quick, allow, chain)
+    return mistakes
+
+
+def _inner_config(config: Config | None, path: str, named: Any, quick: bool) -> Config:
+    """The configuration that a first stage names: a file, or the whole of it in its place."""
+    if isinstance(named, Mapping):
+        return Config(named, files=config.files if config else ())
+    file = config.where(f"{path}.params.config") if config else None
+    try:
+        found = configuration.find(named, beside=file)
+    except ConfigError as error:
+        raise ConfigError([f"{path}.params.config: {mistake}" for mistake in error.mistakes]) from error
+    return configuration.load([found], quick=quick)
+
+
+def _plan(config: Config, quick: bool, allow: Sequence[str]) -> Plan:
+    """The plan of a configuration that is known to be sound."""
+    made = Plan(config, config.tree, tuple(allow))
+    for section in ("data", "system", "evaluate"):
+        resolve_paths(made.tree.get(section), config, section, allow)
+    for path, node in first_stages(made.tree):
+        made.stages.append(locate(node["params"], config, path, quick=quick, allow=allow))
+    _try_out(made)
+    return made
+
+
+def resolve_paths(tree: Any, config: Config, path: str, allow: Sequence[str]) -> None:
+    """Make relative paths absolute where a target's signature says `Path`, so that a run can be read from elsewhere."""
+    if not isinstance(tree, dict) or tree.get("target") == FIRST_STAGE:
+        return
+    if "target" in tree and tree.get("params"):
+        target = configuration.resolve(tree["target"], allow)
+        hints = hints_of(target, inspect.signature(target))
+        for key, value in tree["params"].items():
+            if isinstance(value, str) and Path in (hints.get(key), *get_args(hints.get(key))):
+                found = configuration.resolve_path(value, beside=config.where(f"{path}.params.{key}"))
+                tree["params"][key] = str(found or value)
+    for key, value in tree.items():
+        resolve_paths(value, config, f"{path}.{key}", allow)
+
+
+def locate(
+    params: dict[str, Any],
+    config: Config | None = None,
+    path: str = "first stage",
+    *,
+    quick: bool = False,
+    allow: Sequence[str] = (),
+) -> FirstStage:
+    """Find out what a first stage stands for, and put the whole configuration of it into its arguments.
+
+    Args:
+        params: arguments of `iin.first_stage.pretrained`; changed.
+        config: the configuration that they stand in.
+        path: key path of the first stage there.
+        quick: see `plan`.
+        allow: see `plan`.
+
+    Raises:
+        ConfigError, RunError: what it names does not exist, or does not fit.
+    """
+    for key in [key for key, value in params.items() if value is None]:
+        del params[key]
+    named = next((key for key in ("run", "checkpoint") if key in params), None)
+    if named is None:
+        inner = _plan(_inner_config(config, path, params["config"], quick), quick, allow)
+        params["config"] = inner.tree
+        return FirstStage(path, inner, Run.find(logs_folder(), inner.digest))
+    file = config.where(f"{path}.params.{named}") if config else None
+    found = configuration.resolve_path(params[named], beside=file)
+    if found is None:
+        raise ConfigError([f"{path}.params.{named}: {params[named]} does not exist ({file or 'command line'})"])
+    params[named] = str(found)
+    stage = FirstStage(path, checkpoint=found if named == "checkpoint" else None)
+    if named == "checkpoint" and "config" in params:
+        params["config"] = _plan(_inner_config(config, path, params["config"], quick), quick, allow).tree
+    else:
+        # What was trained there is what the run says itself; a configuration beside it does not count.
+        stage.run = _run_of(found) if named == "checkpoint" else Run(found)
+        trained = configuration.load([stage.run.config_file])
+        configuration.check(trained, allow=allow)
+        params["config"] = trained.tree
+    with_weights(params["config"], *checkpoint_of(params))  # missing or damaged weights come to light here
+    return stage
+
+
+def _run_of(checkpoint: Path) -> Run:
+    try:
+        return Run(checkpoint.parent.parent)
+    except RunError as error:
+        raise RunError(f"{checkpoint} lies in no run; give its config too") from error
+
+
+def _try_out(made: Plan) -> None:
+    """Build the data, and the networks on tensors without memory; take one batch through them.
+
+    Sizes that do not fit each other come to light here, before anything is trained.
+    """
+    settings = made.settings
+    device_of(settings)
+    sets = dict(zip(("train", "test"), datasets(made.tree, "train", "test"), strict=True))
+    made.sources = {split: source(data) for split, data in sets.items()}
+    count = len(sets["train"])
+    if count < settings.batch_size:
+        raise ConfigError([f"train.batch_size: {settings.batch_size} is larger than the training set ({count} items)"])
+    made.steps_per_epoch = count // settings.batch_size
+    # A batch of one is taken in earnest, memory and all: some layers need two values to start from, and say so then.
+    alone = settings.batch_size == 1
+    device = torch.device("cpu" if alone else "meta")
+    try:
+        with device:
+            system = skeleton(made.tree).train(alone)
+            for data in sets.values():
+                name_factors(system, data)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError([f"system: {_one_line(error)}"]) from error
+    made.parameters = _count(system)
+    for split, data in sets.items():
+        try:
+            batch = data[list(range(1 if alone else min(4, len(data))))]
+        except (ValueError, OSError) as error:
+            raise ConfigError([f"data.{split}: {_one_line(error)}"]) from error
+        batch = type(batch)(*(v.to(device) if isinstance(v, torch.Tensor) else v for v in batch))
+        try:
+            for _ in system.objectives(batch, 0):
+                pass
+        except (ValueError, AttributeError) as error:
+            raise ConfigError([f"data.{split} does not fit system: {_one_line(error)}"]) from error
+        except RuntimeError as error:
+            # An operation that needs values: somebody's network may have one. The first step will tell.
+            log.debug("could not try the system out on data.%s: %s", split, error)
+
+
+def _count(system: System) -> dict[str, int]:
+    """Numbers of parameters: those that each objective moves, and those that none does."""
+    trainable = system.trainable()
+    moved = {id(p) for parameters in trainable.values() for p in parameters}
+    counts = {
+        f"trained ({name})" if len(trainable) > 1 else "trained": sum(p.numel() for p in parameters)
+        for name, parameters in trainable.items()
+    }
+    frozen = sum(p.numel() for p in system.parameters() if id(p) not in moved)
+    return {**counts, "frozen": frozen} if frozen else counts
+
+
+def _short(node: Mapping[str, Any]) -> str:
+    return str(node["target"]).rsplit(".", 1)[-1]
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,174 @@
+"""Small files in the real formats of the data sets, read by the very readers that the real ones are.
+
+Each function writes below ``root``, where torchvision would, and returns ``root``.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import pickle
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+NAMES = (
+    "5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair Blond_Hair "
+    "Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup High_Cheekbones Male "
+    "Mouth_Slightly_Open Mustache Narrow_Eyes No_Beard Oval_Face Pale_Skin Pointy_Nose Receding_Hairline Rosy_Cheeks "
+    "Sideburns Smiling Straight_Hair Wavy_Hair Wearing_Earrings Wearing_Hat Wearing_Lipstick Wearing_Necklace "
+    "Wearing_Necktie Young"
+)
+ATTRIBUTES = NAMES.split()
+
+
+def idx(array: np.ndarray) -> bytes:
+    """An IDX file of bytes."""
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.astype(np.uint8).tobytes()
+
+
+def _blobs(label: np.ndarray, size: int, rng: np.random.RandomState) -> np.ndarray:
+    """Pictures whose classes can be told apart: a bar that turns with the label, noise on it ``[N, size, size]``."""
+    angle = label[:, None, None] * np.pi / 10
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    bar = np.abs(x * np.cos(angle) + y * np.sin(angle)) < size / 8
+    return np.clip(bar * 200 + rng.randint(0, 40, (len(label), size, size)), 0, 255).astype(np.uint8)
+
+
+def _idx_files(folder: Path, counts: tuple[int, int], zipped: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for stem, count, seed in (("train", counts[0], 0), ("t10k", counts[1], 1)):
+        label = np.arange(count) % 10
+        image = _blobs(label, 28, np.random.RandomState(seed))
+        for name, array in ((f"{stem}-images-idx3-ubyte", image), (f"{stem}-labels-idx1-ubyte", label)):
+            if zipped:
+                (folder / f"{name}.gz").write_bytes(gzip.compress(idx(array), mtime=0))
+            else:
+                (folder / name).write_bytes(idx(array))
+
+
+def mnist(root: Path, counts: tuple[int, int] = (300, 100), zipped: bool = True) -> Path:
+    """``MNIST/raw``, so many images to train and to test."""
+    _idx_files(root / "MNIST" / "raw", counts, zipped)
+    return root
+
+
+def fashion(root: Path, counts: tuple[int, int] = (300, 100), zipped: bool = True) -> Path:
+    """``FashionMNIST/raw``, so many images to train and to test."""
+    _idx_files(root / "FashionMNIST" / "raw", counts, zipped)
+    return root
+
+
+def python2_pickle(image: np.ndarray, label: list[int], name: bytes) -> bytes:
+    """A batch as CIFAR-10's own files spell it: protocol 2 of Python 2, where text is bytes."""
+
+    def text(value: bytes) -> bytes:
+        return (b"U" + bytes([len(value)]) if len(value) < 256 else b"T" + len(value).to_bytes(4, "little")) + value
+
+    def number(value: int) -> bytes:
+        return b"J" + value.to_bytes(4, "little")
+
+    rows, columns = image.shape
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R"
+        b"(K\x01" + number(rows) + number(columns) + b"\x86cnumpy\ndtype\n" + text(b"u1") + b"K\x00K\x01\x87R"
+        b"(K\x03" + text(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89" + text(image.tobytes()) + b"tb"
+    )
+    labels = b"](" + b"".join(number(value) for value in label) + b"e"
+    return b"\x80\x02}(" + text(b"batch_label") + text(name) + text(b"labels") + labels + text(b"data") + array + b"u."
+
+
+def cifar(root: Path, counts: tuple[int, int] = (60, 100), archive: bool = False) -> Path:
+    """``cifar-10-batches-py``, or the archive of it: so many images in each of five batches, and to test."""
+    files = {}
+    for place, name in enumerate([f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"]):
+        label = np.arange(counts[name == "test_batch"]) % 10
+        rng = np.random.RandomState(place)
+        image = np.stack([_blobs(label, 32, rng) for _ in range(3)], 1)  # [N, 3, 32, 32]
+        files[name] = python2_pickle(image.reshape(len(label), -1), label.tolist(), name.encode())
+    files["batches.meta"] = pickle.dumps({"label_names": ["airplane"]}, protocol=2)
+    root.mkdir(parents=True, exist_ok=True)
+    if archive:
+        with tarfile.open(root / "cifar-10-python.tar.gz", "w:gz") as tar:
+            for name, content in files.items():
+                member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    else:
+        folder = root / "cifar-10-batches-py"
+        folder.mkdir(exist_ok=True)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+    return root
+
+
+def face(attributes: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
+    """A face of 178x218 pixels that shows its forty attributes ``[40]`` of 0 and 1: ``[218, 178, 3]`` uint8.
+
+    Its middle 160x160 pixels are 8 rows of 5 tiles, one for each attribute, light where it holds and dark elsewhere;
+    the tint is the picture's own.
+    """
+    tint = rng.randint(0, 60, 3)
+    tiles = attributes.reshape(8, 5, 1) * 140 + 30 + tint  # [8, 5, 3]
+    image = np.full((218, 178, 3), 128) + rng.randint(-20, 20, (218, 178, 1))
+    image[29:189, 9:169] = tiles.repeat(20, 0).repeat(32, 1)
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def celeba(root: Path, n: int = 500, archive: bool = False, seed: int = 0) -> Path:
+    """``celeba``: n faces, three fifths of them to train, a fifth to validate, a fifth to test; each a JPEG."""
+    folder = root / "celeba"
+    (folder / "img_align_celeba").mkdir(parents=True, exist_ok=True)
+    rng = np.random.RandomState(seed)
+    values = rng.randint(0, 2, (n, len(ATTRIBUTES)))
+    names = [f"{number:06d}.jpg" for number in range(1, n + 1)]
+    partition = np.arange(n) * 5 // n
+    partition = np.select([partition < 3, partition < 4], [0, 1], 2)
+    files = {}
+    for name, row in zip(names, values, strict=True):
+        buffer = io.BytesIO()
+        Image.fromarray(face(row, rng)).save(buffer, "JPEG", quality=90)
+        files[name] = buffer.getvalue()
+    if archive:
+        (folder / "img_align_celeba").rmdir()
+        with zipfile.ZipFile(folder / "img_align_celeba.zip", "w") as file:
+            for name, content in files.items():
+                file.writestr(f"img_align_celeba/{name}", content)
+    else:
+        for name, content in files.items():
+            (folder / "img_align_celeba" / name).write_bytes(content)
+    (folder / "list_eval_partition.txt").write_text(
+        "".join(f"{name} {part}\n" for name, part in zip(names, partition, strict=True))
+    )
+    rows = (
+        f"{name} " + " ".join(f"{value * 2 - 1:2d}" for value in row) for name, row in zip(names, values, strict=True)
+    )
+    (folder / "list_attr_celeba.txt").write_text("\n".join([str(n), NAMES + " ", *rows, ""]))
+    return root
+
+
+def folder(root: Path, n: int = 120, size: tuple[int, int] = (80, 64)) -> Path:
+    """``square`` and ``disc``: n pictures in all, of the sizes given (width, height), half PNG and half JPEG.
+
+    ``table.csv`` says of each its ``shape``, its ``shade`` (dark or light) and the ``brightness`` behind that.
+    """
+    rng = np.random.RandomState(0)
+    width, height = size
+    y, x = np.mgrid[:height, :width] - np.array([height - 1, width - 1])[:, None, None] / 2
+    rows = []
+    for number in range(n):
+        shape = ("square", "disc")[number // 2 % 2]
+        brightness = int(rng.randint(15, 64)) * 4 + 1  # JPEG moves it by less than their distance
+        inside = np.maximum(abs(x), abs(y)) < height / 3 if shape == "square" else np.hypot(x, y) < height / 3
+        image = np.where(inside[..., None], brightness, 20) * np.ones(3)
+        name = f"{shape}/{number:03d}.{('png', 'jpg')[number % 2]}"
+        (root / shape).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.astype(np.uint8)).save(root / name)
+        rows.append((name, shape, "light" if brightness > 150 else "dark", brightness))
+    with (root / "table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("file", "shape", "shade", "brightness"), *rows])
+    return root
