@@ -48,7 +48,7 @@ class System(nn.Module, ABC):
         return {"main": [p for p in self.parameters() if p.requires_grad]}
 
     def lr_factors(self) -> dict[str, float]:
-        """Learning rates that differ, by the name of the objective, as multiples of ``train.lr``; default: none does."""
+        """Learning rates that differ, by the objective's name, as multiples of ``train.lr``; default: none does."""
         return {}
 
     def images(self, batch: Any) -> dict[str, Tensor]:

@@ -34,6 +34,9 @@ def run_command(command: Callable[[], None], arguments: argparse.Namespace) -> i
     """
     if arguments.logs:
         os.environ["IIN_LOGS"] = arguments.logs
+    if arguments.allow and "" not in sys.path:
+        # A module of one's own lies in the current folder, where an installed command would not look for it.
+        sys.path.insert(0, "")
     handler = logging.StreamHandler(_BesideBar())
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("iin")

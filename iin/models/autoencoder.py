@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from iin.arguments import Count
@@ -86,7 +85,7 @@ class Autoencoder(nn.Module):
     @property
     def last_layer(self) -> nn.Parameter:
         """Weight of the decoder's last convolution: where adversarial training compares the strengths of its losses."""
-        return self.decoder[-2].weight
+        return self.decoder.get_parameter(f"{len(self.decoder) - 2}.weight")
 
     def encode(self, image: Tensor) -> Gaussian:
         """Posterior over codes ``[B, D]`` of images ``[B, C, H, W]`` in [-1, 1].

@@ -93,7 +93,11 @@ def _layers(channels: int, width: int, layers: int, norm_name: NormName, conv: t
         into = width * min(2**halvings, MOST)
         stride = 2 if halvings < layers else 1  # the first convolution has halved already
         # No bias: the normalisation that follows has one.
-        made += [conv(before, into, 4, stride=stride, padding=1, bias=False), norm(norm_name, into), nn.LeakyReLU(SLOPE)]
+        made += [
+            conv(before, into, 4, stride=stride, padding=1, bias=False),
+            norm(norm_name, into),
+            nn.LeakyReLU(SLOPE),
+        ]
         before = into
     made.append(conv(before, 1, 4, stride=1, padding=1))
     return nn.Sequential(*made)

@@ -98,7 +98,7 @@ class DigitDistance:
         """
         _check(image, other, 4, "digits")
         blocks = digits(image.device).blocks
-        first = blocks[0].weight
+        first = next(blocks.parameters())
         with torch.no_grad():
             real = _digit_maps(blocks, image.to(first.dtype))
         made = _digit_maps(blocks, other.to(first.dtype))
@@ -109,7 +109,7 @@ class DigitDistance:
 def _digit_maps(blocks: nn.Sequential, image: Tensor) -> list[Tensor]:
     """What the three blocks see in each channel, before they halve it: ``[B * C, 16 | 32 | 64, h, w]``."""
     x = image.reshape(-1, 1, *image.shape[2:])  # [B * C, 1, H, W]
-    maps = []
+    maps: list[Tensor] = []
     for layer in blocks:
         if isinstance(layer, nn.MaxPool2d) and len(maps) == 3:
             break  # nobody looks at what follows
@@ -154,7 +154,7 @@ class VGGDistance:
         if weights is not None:
             if Path(weights).expanduser().is_file():
                 return None
-            return f"perceptual_path: no file {weights} (torchvision's VGG16 weights, {VGG_URL}): give another path, {ways}"
+            return f"perceptual_path: no file {weights} (torchvision's VGG16, {VGG_URL}): give another path, {ways}"
         if _find_vgg() is not None:
             return None
         offline = os.environ.get("IIN_OFFLINE", "0") not in ("", "0")
@@ -242,7 +242,9 @@ def _vgg(weights: str | None, device: str) -> VGG:
     expected = {name: value.shape for name, value in network.state_dict().items()}
     wrong = [name for name, shape in expected.items() if name not in state or state[name].shape != shape]
     if wrong:
-        raise ValueError(f"{path}: not torchvision's weights of VGG16: {len(wrong)} entries are missing, {wrong[0]} first")
+        raise ValueError(
+            f"{path}: not torchvision's weights of VGG16: {len(wrong)} entries are missing, {wrong[0]} first"
+        )
     network.load_state_dict({name: state[name] for name in expected})  # its classifier is left out
     found = _find_heads()
     if found:
@@ -278,7 +280,9 @@ def _load_heads(network: VGG, path: Path) -> None:
     for i, head in enumerate(network.heads):
         value = state.get(f"lin{i}.model.1.weight")
         if value is None or value.numel() != head.numel() or (value < 0).any():
-            raise ValueError(f"{path}: no weights of channels: lin{i}.model.1.weight is missing, of another size or negative")
+            raise ValueError(
+                f"{path}: no weights of channels: lin{i}.model.1.weight is missing, of another size or negative"
+            )
         head.copy_(value.flatten())
 
 

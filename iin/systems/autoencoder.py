@@ -217,7 +217,10 @@ class Autoencoder(System):
     def trainable(self) -> dict[str, list[nn.Parameter]]:
         if self.discriminator is None:
             return {"autoencoder": [p for p in self.parameters() if p.requires_grad]}
-        parts = {"autoencoder": [*self.model.parameters(), self.logvar], "discriminator": self.discriminator.parameters()}
+        parts = {
+            "autoencoder": [*self.model.parameters(), self.logvar],
+            "discriminator": self.discriminator.parameters(),
+        }
         return {name: [p for p in parameters if p.requires_grad] for name, parameters in parts.items()}
 
     def lr_factors(self) -> dict[str, float]:
