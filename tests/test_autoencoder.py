@@ -227,6 +227,32 @@ def test_a_discriminator_learns_to_tell() -> None:
     assert sum(series[-5:]) / 5 < 0.5 * series[0]
 
 
+def test_players_that_are_stopped_go_on_as_if_they_were_not() -> None:
+    def start() -> tuple[Autoencoder, dict[str, torch.optim.Optimizer]]:
+        judge = critic(spectral_norm=True)
+        system = Autoencoder(model(), discriminator=judge, calibrate=True, perceptual="digits", disc_start=2).train()
+        return system, make_optimizers(system, Training())
+
+    def train(system: Autoencoder, optimizers: dict[str, torch.optim.Optimizer], steps: range) -> None:
+        for step in steps:
+            torch.manual_seed(step)
+            _step(system, batch(seed=step), step, optimizers, 1e-3, None)
+
+    first, first_optimizers = start()
+    state = copy.deepcopy(first.state_dict())
+    train(first, first_optimizers, range(6))
+    for stop in (1, 3):
+        half, half_optimizers = start()
+        half.load_state_dict(state)
+        train(half, half_optimizers, range(stop))
+        second, second_optimizers = start()
+        second.load_state_dict(half.state_dict())
+        for name, optimizer in second_optimizers.items():
+            optimizer.load_state_dict(half_optimizers[name].state_dict())
+        train(second, second_optimizers, range(stop, 6))
+        assert all(torch.equal(value, second.state_dict()[key]) for key, value in first.state_dict().items())
+
+
 def test_parts_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="of 3 channels, but the model makes 1"):
         Autoencoder(model(), discriminator=critic(3))
