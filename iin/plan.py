@@ -6,6 +6,7 @@ without memory. Nothing is written, trained or downloaded.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,7 @@ from iin.building import (
 )
 from iin.config import Config, ConfigError, Training
 from iin.config.hints import hints_of
+from iin.data import sources
 from iin.logs import missing
 from iin.run import Run, RunError
 from iin.system import System
@@ -71,6 +73,8 @@ class Plan:
     steps_per_epoch: int = 0
     sources: dict[str, str] = field(default_factory=dict)
     """Where training and test data come from."""
+    missing: list[str] = field(default_factory=list)
+    """Data and weights that are not here, of a rehearsal; otherwise they are errors."""
 
     @property
     def name(self) -> str:
@@ -98,10 +102,14 @@ class Plan:
             lines.append(f"  {self.tree['description']}")
         for split, where in self.sources.items():
             lines.append(f"  data.{split}: {_short(self.tree['data'][split])}, {where}")
+        lines += [f"  missing: {line}" for line in self.missing]
         for kind, count in self.parameters.items():
             lines.append(f"  {kind}: {count:,} parameters")
         size, lr = self.settings.batch_size, self.settings.lr
-        lines.append(f"  steps: {self.steps:,} ({self.steps_per_epoch:,} an epoch, batches of {size}), lr {lr:g}")
+        if self.steps_per_epoch:
+            lines.append(f"  steps: {self.steps:,} ({self.steps_per_epoch:,} an epoch, batches of {size}), lr {lr:g}")
+        else:
+            lines.append(f"  steps: {self.settings.epochs:,} epochs in batches of {size}, lr {lr:g}")
         lines.append(f"  evaluated: {', '.join(self.tree.get('evaluate', {})) or 'nothing'}")
         for stage in self.stages:
             if stage.run is not None or stage.checkpoint is not None:
@@ -114,22 +122,24 @@ class Plan:
         return "\n".join(lines)
 
 
-def plan(config: Config, *, quick: bool = False, allow: Sequence[str] = ()) -> Plan:
+def plan(config: Config, *, quick: bool = False, allow: Sequence[str] = (), rehearse: bool = False) -> Plan:
     """Check a configuration, with those of its first stages, and try its networks out.
 
     Args:
         config: as `iin.config.load` returns it.
         quick: merge the ``quick`` sections of first stages too.
         allow: packages beyond the program's own that targets may come from.
+        rehearse: list data and weights that are missing instead of failing; download nothing.
 
     Raises:
-        ConfigError: with all mistakes at once. Nothing was written, trained or downloaded.
+        ConfigError: with all mistakes at once. Nothing was written or trained; data are downloaded last, when all
+            else is in order.
         RunError: a run or checkpoint that a first stage names cannot be used.
     """
     mistakes = _mistakes(config, quick, allow, chain=())
     if mistakes:
         raise ConfigError(list(dict.fromkeys(mistakes)))
-    return _plan(config, quick, allow)
+    return _plan(config, quick, allow, rehearse)
 
 
 def plan_resume(run: Run, overrides: Sequence[str] = (), *, allow: Sequence[str] = ()) -> Plan:
@@ -192,15 +202,32 @@ def _inner_config(config: Config | None, path: str, named: Any, quick: bool) -> 
     return configuration.load([found], quick=quick)
 
 
-def _plan(config: Config, quick: bool, allow: Sequence[str]) -> Plan:
+def _plan(config: Config, quick: bool, allow: Sequence[str], rehearse: bool = False) -> Plan:
     """The plan of a configuration that is known to be sound."""
     made = Plan(config, config.tree, tuple(allow))
     for section in ("data", "system", "evaluate"):
         resolve_paths(made.tree.get(section), config, section, allow)
     for path, node in first_stages(made.tree):
-        made.stages.append(locate(node["params"], config, path, quick=quick, allow=allow))
-    _try_out(made)
+        made.stages.append(locate(node["params"], config, path, quick=quick, allow=allow, rehearse=rehearse))
+    made.missing = _lacking({key: made.tree.get(key) for key in ("system", "evaluate")}, allow)
+    if made.missing and not rehearse:
+        raise ConfigError(made.missing)
+    with sources.offline() if rehearse else contextlib.nullcontext():
+        _try_out(made, rehearse)
     return made
+
+
+def _lacking(tree: Any, allow: Sequence[str], path: str = "") -> list[str]:
+    """What targets lack that has to come from elsewhere, such as weights; they say so in ``lacks(**params)``."""
+    if not isinstance(tree, dict) or tree.get("target") == FIRST_STAGE:
+        return []
+    lines: list[str] = []
+    if "target" in tree:
+        lacks = getattr(configuration.resolve(tree["target"], allow), "lacks", None)
+        lines += [f"{path}: {line}" for line in (lacks(**(tree.get("params") or {})) if lacks else ())]
+    for key, value in tree.items():
+        lines += _lacking(value, allow, f"{path}.{key}" if path else key)
+    return lines
 
 
 def resolve_paths(tree: Any, config: Config, path: str, allow: Sequence[str]) -> None:
@@ -225,6 +252,7 @@ def locate(
     *,
     quick: bool = False,
     allow: Sequence[str] = (),
+    rehearse: bool = False,
 ) -> FirstStage:
     """Find out what a first stage stands for, and put the whole configuration of it into its arguments.
 
@@ -234,6 +262,7 @@ def locate(
         path: key path of the first stage there.
         quick: see `plan`.
         allow: see `plan`.
+        rehearse: see `plan`.
 
     Raises:
         ConfigError, RunError: what it names does not exist, or does not fit.
@@ -242,7 +271,7 @@ def locate(
         del params[key]
     named = next((key for key in ("run", "checkpoint") if key in params), None)
     if named is None:
-        inner = _plan(_inner_config(config, path, params["config"], quick), quick, allow)
+        inner = _plan(_inner_config(config, path, params["config"], quick), quick, allow, rehearse)
         params["config"] = inner.tree
         return FirstStage(path, inner, Run.find(logs_folder(), inner.digest))
     file = config.where(f"{path}.params.{named}") if config else None
@@ -270,15 +299,24 @@ def _run_of(checkpoint: Path) -> Run:
         raise RunError(f"{checkpoint} lies in no run; give its config too") from error
 
 
-def _try_out(made: Plan) -> None:
+def _try_out(made: Plan, rehearse: bool = False) -> None:
     """Build the data, and the networks on tensors without memory; take one batch through them.
 
     Sizes that do not fit each other come to light here, before anything is trained.
     """
     settings = made.settings
     device_of(settings)
-    sets = dict(zip(("train", "test"), datasets(made.tree, "train", "test"), strict=True))
+    sets = {}
+    for split in ("train", "test"):
+        try:
+            (sets[split],) = datasets(made.tree, split)
+        except ConfigError as error:
+            if not rehearse or not isinstance(error.__cause__, sources.Missing):
+                raise
+            made.missing += error.mistakes
     made.sources = {split: source(data) for split, data in sets.items()}
+    if made.missing:  # without data there is nothing to try, without weights nothing to try it with
+        return
     count = len(sets["train"])
     if count < settings.batch_size:
         raise ConfigError([f"train.batch_size: {settings.batch_size} is larger than the training set ({count} items)"])

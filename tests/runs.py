@@ -16,13 +16,13 @@ from iin.run import Run, read_checkpoint
 
 
 def train(*arguments: str | Path) -> int:
-    """``iin-train`` with toys allowed; the exit code."""
-    return train_command.main([*map(str, arguments), "--allow", "toys"])
+    """``iin-train`` with tiny allowed; the exit code."""
+    return train_command.main([*map(str, arguments), "--allow", "tiny"])
 
 
 def evaluate(*arguments: str | Path) -> int:
-    """``iin-eval`` with toys allowed; the exit code."""
-    return eval_command.main([*map(str, arguments), "--allow", "toys"])
+    """``iin-eval`` with tiny allowed; the exit code."""
+    return eval_command.main([*map(str, arguments), "--allow", "tiny"])
 
 
 def start(arguments: Sequence[str | Path], before: Callable[[], Any] | None = None, command: Any = train) -> Any:

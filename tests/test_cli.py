@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-import toys
+import tiny
 import yaml
 from runs import assert_equal, evaluate, only, start, train
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder with ``ae.yaml`` in it."""
     monkeypatch.chdir(tmp_path)
-    toys.write(tmp_path / "ae.yaml", toys.autoencoder(steps=2) | {"quick": {"train": {"steps": 1}}})
+    tiny.write(tmp_path / "ae.yaml", tiny.autoencoder(steps=2) | {"quick": {"train": {"steps": 1}}})
     return tmp_path
 
 
@@ -60,7 +60,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[[], tuple[str, str]]:
 def test_arguments_in_any_order(
     here: Path, said: Callable[[], tuple[str, str]], arguments: list[str], found: dict[str, Any]
 ) -> None:
-    toys.write(here / "more.yaml", {"seed": 7, "train": {"lr": 0.5}})
+    tiny.write(here / "more.yaml", {"seed": 7, "train": {"lr": 0.5}})
     assert train(*arguments, "--print-config") == 0
     out, err = said()
     tree = yaml.safe_load(out)
@@ -123,7 +123,7 @@ def test_all_mistakes_are_listed_at_once(here: Path, said: Callable[[], tuple[st
 def test_toys_need_to_be_allowed(here: Path, said: Callable[[], tuple[str, str]]) -> None:
     assert train_command.main(["-b", "ae.yaml"]) == 2
     lines = said()[1].splitlines()
-    assert lines and all("allow it with --allow toys" in line for line in lines)
+    assert lines and all("allow it with --allow tiny" in line for line in lines)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(shipped().glob("*.yaml"))])
@@ -172,7 +172,7 @@ def test_warnings_are_lines_of_the_log(
         warnings.warn("few images", stacklevel=1)
         return {}
 
-    monkeypatch.setattr(toys.Noise, "__call__", warning)
+    monkeypatch.setattr(tiny.Noise, "__call__", warning)
     show = warnings.showwarning
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -228,7 +228,7 @@ def test_unforeseen_errors_are_not_hidden(here: Path, monkeypatch: pytest.Monkey
     def failing(*_: Any) -> None:
         raise ZeroDivisionError("a mistake of the program")
 
-    monkeypatch.setattr(toys.Noise, "__call__", failing)
+    monkeypatch.setattr(tiny.Noise, "__call__", failing)
     with pytest.raises(ZeroDivisionError):
         train("-b", "ae.yaml")
     assert only(here / "logs").state["state"] == "failed"
@@ -245,9 +245,9 @@ def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> None:
 
 
 def slow(folder: Path, **params: Any) -> str:
-    tree = toys.autoencoder(log_every=1)
-    tree["system"] = toys.node("toys.Slow", model=tree["system"]["params"]["model"], **params)
-    return toys.write(folder / "slow.yaml", tree)
+    tree = tiny.autoencoder(log_every=1)
+    tree["system"] = tiny.node("tiny.Slow", model=tree["system"]["params"]["model"], **params)
+    return tiny.write(folder / "slow.yaml", tree)
 
 
 def started(logs: Path, what: bytes = b'"step": 1,') -> Callable[[], bool]:
@@ -273,9 +273,9 @@ def test_a_signal_finishes_the_step_saves_and_stops(here: Path, number: int, cod
 
 
 def test_a_signal_while_evaluating_loses_nothing(here: Path) -> None:
-    tree = toys.autoencoder()
-    tree["evaluate"]["resting"] = toys.node("toys.Resting", rest=0.1)
-    config = toys.write(here / "resting.yaml", tree)
+    tree = tiny.autoencoder()
+    tree["evaluate"]["resting"] = tiny.node("tiny.Resting", rest=0.1)
+    config = tiny.write(here / "resting.yaml", tree)
 
     def mark() -> None:
         inner = loop.evaluate
@@ -337,7 +337,7 @@ def test_two_processes_at_once_get_two_folders(here: Path) -> None:
 @pytest.mark.slow
 def test_modules_run_as_commands(here: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    command = [sys.executable, "-m", "iin.cli.train", "-b", "ae.yaml", "--allow", "toys", "-t"]
+    command = [sys.executable, "-m", "iin.cli.train", "-b", "ae.yaml", "--allow", "tiny", "-t"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     folder = only(here / "logs").folder.relative_to(here)

@@ -1055,3 +1055,15 @@ SHIPPED = sorted(configuration.shipped().glob("*.yaml"))
 @pytest.mark.parametrize("quick", [False, True], ids=["full", "quick"])
 def test_shipped_configurations_are_sound(path: Path, quick: bool) -> None:
     check(load([path.stem], quick=quick))
+
+
+def test_a_null_entry_of_evaluate_is_not_measured(tmp_path: Path) -> None:
+    """A quick section, a later file or an override can leave a metric out."""
+    base = tmp_path / "base.yaml"
+    base.write_text(
+        "name: a\ndata: {}\nsystem: {}\nevaluate: {one: {target: iin.A}, two: {target: iin.B}}\n"
+        "quick: {evaluate: {two: null}}\n"
+    )
+    assert set(load([base]).tree["evaluate"]) == {"one", "two"}
+    assert set(load([base], quick=True).tree["evaluate"]) == {"one"}
+    assert set(load([base], ["evaluate.one=null"]).tree["evaluate"]) == {"two"}

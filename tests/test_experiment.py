@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-import toys
+import tiny
 import yaml
 from runs import assert_equal, die, evaluate, only, start, train
 from test_train import at_step
@@ -33,8 +33,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``ae.yaml``, ``flow.yaml`` (whose first stage is ``ae.yaml``) and finished runs of both."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("trained")
-    toys.write(folder / "ae.yaml", toys.autoencoder())
-    path = toys.write(folder / "flow.yaml", toys.flow({"config": "ae.yaml"}))
+    tiny.write(folder / "ae.yaml", tiny.autoencoder())
+    path = tiny.write(folder / "flow.yaml", tiny.flow({"config": "ae.yaml"}))
     assert train("-b", path, "--logs", folder / "logs") == 0
     return folder
 
@@ -134,10 +134,10 @@ def test_a_first_stage_in_use_is_not_trained_twice(bare: Path, errors: Errors) -
     ids=["width", "learning rate", "data", "seed"],
 )
 def test_another_first_stage_is_not_mistaken_for_it(here: Path, change: Callable[[Any], Any]) -> None:
-    tree = toys.autoencoder()
+    tree = tiny.autoencoder()
     change(tree)
-    toys.write(here / "ae.yaml", tree)
-    made = plan(configuration.load(["flow.yaml"]), allow=["toys"])
+    tiny.write(here / "ae.yaml", tree)
+    made = plan(configuration.load(["flow.yaml"]), allow=["tiny"])
     assert made.stages[0].run is None
 
 
@@ -152,18 +152,18 @@ def test_another_first_stage_is_not_mistaken_for_it(here: Path, change: Callable
     ids=["what is logged", "metrics", "test data", "name"],
 )
 def test_what_does_not_change_its_weights_leaves_a_first_stage_found(here: Path, change: Callable[[Any], Any]) -> None:
-    tree = toys.autoencoder()
+    tree = tiny.autoencoder()
     change(tree)
-    toys.write(here / "ae.yaml", tree)
-    made = plan(configuration.load(["flow.yaml"]), allow=["toys"])
+    tiny.write(here / "ae.yaml", tree)
+    made = plan(configuration.load(["flow.yaml"]), allow=["tiny"])
     assert made.stages[0].run is not None and made.stages[0].run.folder == stages()[0]
 
 
 def test_quick_is_quick_for_first_stages_too(bare: Path) -> None:
-    tree = toys.autoencoder() | {"quick": {"train": {"steps": 3}}}
-    toys.write(bare / "ae.yaml", tree)
-    flow = toys.flow({"config": "ae.yaml"}) | {"quick": {"train": {"steps": 2}}}
-    assert train("-b", toys.write(bare / "flow.yaml", flow), "--quick") == 0
+    tree = tiny.autoencoder() | {"quick": {"train": {"steps": 3}}}
+    tiny.write(bare / "ae.yaml", tree)
+    flow = tiny.flow({"config": "ae.yaml"}) | {"quick": {"train": {"steps": 2}}}
+    assert train("-b", tiny.write(bare / "flow.yaml", flow), "--quick") == 0
     assert Run(stages()[0]).state["step"] == 3 and Run(flows()[0]).state["step"] == 2
     assert "quick" not in yaml.safe_load((flows()[0] / "config.yaml").read_text())
 
@@ -179,7 +179,7 @@ def test_a_first_stage_may_be_named_by_run_or_checkpoint(here: Path, errors: Err
             (whole, 6),
         ]
     ):
-        path = toys.write(here / f"flow{number}.yaml", toys.flow(named) | {"evaluate": {}})
+        path = tiny.write(here / f"flow{number}.yaml", tiny.flow(named) | {"evaluate": {}})
         assert train("-b", path, "train.steps=1") == 0
         run = Run(flows()[-1])
         (recorded,) = json.loads((run.folder / "environment.json").read_text())["first_stage"].values()
@@ -192,9 +192,9 @@ def test_a_first_stage_may_be_named_by_run_or_checkpoint(here: Path, errors: Err
 
 def test_named_weights_that_cannot_be_used_come_to_light_at_once(here: Path, errors: Errors) -> None:
     stage = Run(stages()[0])
-    other = toys.autoencoder()
+    other = tiny.autoencoder()
     other["system"]["params"]["model"]["params"]["width"] = 5
-    toys.write(here / "other.yaml", other)
+    tiny.write(here / "other.yaml", other)
     torch.save({"model": 1}, here / "stray.ckpt")
     shutil.copy(stage.checkpoint(12), here / "lone.ckpt")
     (here / "stray.yaml").write_text("")
@@ -210,12 +210,12 @@ def test_named_weights_that_cannot_be_used_come_to_light_at_once(here: Path, err
         ({"run": "a", "checkpoint": "b"}, "system.params.first_stage: give run or checkpoint, not both"),
     ]
     for named, words in cases:
-        assert train("-b", toys.write(here / "bad.yaml", toys.flow(named)), "--dry-run") == 2
+        assert train("-b", tiny.write(here / "bad.yaml", tiny.flow(named)), "--dry-run") == 2
         error = errors()
         assert error.startswith("error: ") and words in error and error.count("\n") == 1, error
     for path in stage.checkpoints():
         path.write_bytes(b"")
-    assert train("-b", toys.write(here / "bad.yaml", toys.flow({"run": str(stage.folder)}))) == 2
+    assert train("-b", tiny.write(here / "bad.yaml", tiny.flow({"run": str(stage.folder)}))) == 2
     assert "no sound checkpoint is left" in errors()
     assert len(flows()) == 1
 
@@ -248,7 +248,7 @@ def test_a_part_that_does_not_exist_is_told_with_those_that_do(here: Path, error
 
 def test_a_first_stage_that_is_its_own_is_refused(bare: Path, errors: Errors) -> None:
     for name, first in (("a", "b"), ("b", "a"), ("self", "self")):
-        toys.write(bare / f"{name}.yaml", toys.flow({"config": f"{first}.yaml"}) | {"name": name})
+        tiny.write(bare / f"{name}.yaml", tiny.flow({"config": f"{first}.yaml"}) | {"name": name})
     for name, words in (("a", "a.yaml is its own first stage"), ("self", "self.yaml is its own first stage")):
         assert train("-b", f"{name}.yaml") == 2
         assert errors() == f"error: system.params.first_stage.params.config: {words}\n"
@@ -256,9 +256,9 @@ def test_a_first_stage_that_is_its_own_is_refused(bare: Path, errors: Errors) ->
 
 
 def test_mistakes_of_a_first_stage_are_found_with_ones_own(bare: Path, errors: Errors) -> None:
-    tree = toys.autoencoder()
+    tree = tiny.autoencoder()
     tree["system"]["params"]["model"]["params"]["widht"] = 4
-    toys.write(bare / "ae.yaml", tree)
+    tiny.write(bare / "ae.yaml", tree)
     assert train("-b", "flow.yaml", "train.epochs=0") == 2
     lines = errors().splitlines()
     assert len(lines) == 2 and all(line.startswith("error: ") for line in lines)
@@ -266,7 +266,7 @@ def test_mistakes_of_a_first_stage_are_found_with_ones_own(bare: Path, errors: E
 
 
 def test_pretrained_answers_a_frozen_part(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("iin.config.targets.PACKAGES", ("iin", "torch.nn", "toys"))
+    monkeypatch.setattr("iin.config.targets.PACKAGES", ("iin", "torch.nn", "tiny"))
     stage = Run(stages()[0])
     weights = read_checkpoint(stage.checkpoint(12))["system"]
     model = pretrained(run=str(stage.folder))
@@ -281,8 +281,8 @@ def test_pretrained_answers_a_frozen_part(here: Path, monkeypatch: pytest.Monkey
 
 
 def test_stages_upon_stages_are_trained_in_order(bare: Path, errors: Errors) -> None:
-    top = toys.flow({"config": "flow.yaml", "part": "first_stage"}) | {"name": "toy_top", "evaluate": {}}
-    assert train("-b", toys.write(bare / "top.yaml", top)) == 0
+    top = tiny.flow({"config": "flow.yaml", "part": "first_stage"}) | {"name": "toy_top", "evaluate": {}}
+    assert train("-b", tiny.write(bare / "top.yaml", top)) == 0
     words = errors()
     order = [words.index(f"Training {name} for") for name in ("toy_ae", "toy_flow", "toy_top")]
     assert order == sorted(order)
@@ -293,11 +293,11 @@ def test_stages_upon_stages_are_trained_in_order(bare: Path, errors: Errors) -> 
 
 def test_a_digest_tells_checkpoints_apart() -> None:
     def of(**named: str) -> str:
-        return digest(toys.flow({"config": toys.autoencoder(), **named}))
+        return digest(tiny.flow({"config": tiny.autoencoder(), **named}))
 
     assert len({of(), of(checkpoint="/a/step-00000001.ckpt"), of(checkpoint="/b"), of(run="/a"), of(part="x")}) == 5
     assert of(part="model") == of()
-    tree = toys.flow({"config": toys.autoencoder()})
+    tree = tiny.flow({"config": tiny.autoencoder()})
     before = json.dumps(tree)
     digest(tree)
     assert json.dumps(tree) == before
@@ -312,16 +312,16 @@ def test_dry_run_shows_the_plan_and_writes_nothing(bare: Path, capsys: pytest.Ca
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         "toy_flow: FactorFlow",
-        "  data.train: SidePairs, toys",
-        "  data.test: SidePairs, toys",
+        "  data.train: SidePairs, tiny",
+        "  data.test: SidePairs, tiny",
         "  trained: 928 parameters",
         "  frozen: 1,584 parameters",
         "  steps: 12 (6 an epoch, batches of 4), lr 0.01",
         "  evaluated: nll, noise",
         "  system.params.first_stage: no finished run of toy_ae yet; it will be trained first:",
         "    toy_ae: Autoencoder",
-        "      data.train: Sides, toys",
-        "      data.test: Sides, toys",
+        "      data.train: Sides, tiny",
+        "      data.test: Sides, tiny",
         "      trained: 1,585 parameters",
         "      steps: 12 (6 an epoch, batches of 4), lr 0.01",
         "      evaluated: reconstruction, noise",
@@ -356,14 +356,14 @@ BAD = [
         "data.test.params.channels=3",
         "data.test does not fit system: Autoencoder: expected images of shape [B, 1, 8, 8]",
     ),
-    ("data.train.target=toys.Sides", "data.train does not fit system: FactorFlow is trained on pairs"),
-    ("data.test.target=toys.Triples", "system: factors: 2 sizes, but the data have 3 factors: side, colour, residual"),
+    ("data.train.target=tiny.Sides", "data.train does not fit system: FactorFlow is trained on pairs"),
+    ("data.test.target=tiny.Triples", "system: factors: 2 sizes, but the data have 3 factors: side, colour, residual"),
     ("train.batch_size=25", "train.batch_size: 25 is larger than the training set (24 items)"),
     ("train.batch_size=1", "ActNorm initialises from its first training batch and needs at least 2 values"),
     ("train.device=gpu", "train.device: gpu cannot be used here"),
     ("train.epochs=0", "train.epochs: expected an integer >= 1, found 0"),
     ("version=2", "version: this iin reads configurations of version 1, found 2 (command line)"),
-    ("data.test.target=toys.Sidse", "data.test.target: toys.Sidse: there is no Sidse in toys; did you mean Sides"),
+    ("data.test.target=tiny.Sidse", "data.test.target: tiny.Sidse: there is no Sidse in tiny; did you mean Sides"),
 ]
 
 
@@ -381,17 +381,17 @@ def test_sizes_of_stage_and_flow_must_agree(bare: Path, errors: Errors) -> None:
 
 
 def test_data_that_are_missing_are_told(bare: Path, errors: Errors) -> None:
-    tree = toys.autoencoder() | {"evaluate": {}}
-    tree["data"]["test"] = toys.node("iin.data.MNIST", split="test", root="nowhere")
-    assert train("-b", toys.write(bare / "ae.yaml", tree), "--dry-run") == 2
+    tree = tiny.autoencoder() | {"evaluate": {}}
+    tree["data"]["test"] = tiny.node("iin.data.MNIST", split="test", root="nowhere")
+    assert train("-b", tiny.write(bare / "ae.yaml", tree), "--dry-run") == 2
     error = errors()
     assert error.startswith("error: data.test: nowhere") and error.count("\n") == 1
 
 
 def test_a_system_that_needs_values_to_be_tried_out_is_let_pass(bare: Path) -> None:
-    tree = toys.flow({"config": "ae.yaml"}) | {"evaluate": {}}
-    tree["system"]["params"]["first_stage"] = toys.node("toys.Needy")
-    assert train("-b", toys.write(bare / "needy.yaml", tree)) == 0
+    tree = tiny.flow({"config": "ae.yaml"}) | {"evaluate": {}}
+    tree["system"]["params"]["first_stage"] = tiny.node("tiny.Needy")
+    assert train("-b", tiny.write(bare / "needy.yaml", tree)) == 0
 
 
 def test_paths_resolve_beside_the_file_that_names_them(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,13 +400,13 @@ def test_paths_resolve_beside_the_file_that_names_them(bare: Path, monkeypatch: 
     (inside / "digits").mkdir(parents=True)
     shutil.move(bare / "ae.yaml", inside / "ae.yaml")
     shutil.move(bare / "flow.yaml", inside / "flow.yaml")
-    made = plan(configuration.load(["inside/flow.yaml"]), allow=["toys"])
+    made = plan(configuration.load(["inside/flow.yaml"]), allow=["tiny"])
     assert made.stages[0].plan is not None and made.stages[0].plan.config.files == [inside / "ae.yaml"]
-    tree = toys.autoencoder()
-    tree["data"]["test"] = toys.node("iin.data.MNIST", split="test", root="digits")
-    toys.write(inside / "mnist.yaml", tree)
+    tree = tiny.autoencoder()
+    tree["data"]["test"] = tiny.node("iin.data.MNIST", split="test", root="digits")
+    tiny.write(inside / "mnist.yaml", tree)
     with pytest.raises(ConfigError, match=f"data.test: {inside}/digits"):
-        plan(configuration.load(["inside/mnist.yaml"]), allow=["toys"])
+        plan(configuration.load(["inside/mnist.yaml"]), allow=["tiny"])
 
 
 # --- evaluation --------------------------------------------------------------------------------------------------
@@ -446,25 +446,25 @@ def test_selected_figures_join_those_that_are_there(here: Path) -> None:
 
 
 def test_a_distance_says_what_it_was_measured_with(here: Path) -> None:
-    tree = toys.autoencoder(eval_batch_size=40) | {"evaluate": {"fid": toys.node("iin.metrics.FID", images=30)}}
+    tree = tiny.autoencoder(eval_batch_size=40) | {"evaluate": {"fid": tiny.node("iin.metrics.FID", images=30)}}
     tree["system"]["params"]["model"]["params"]["size"] = 32
     for split in ("train", "test"):
         tree["data"][split]["params"].update(size=32, count=40)
-    assert train("-b", toys.write(here / "fid.yaml", tree), "train.steps=1", "-q") == 0
+    assert train("-b", tiny.write(here / "fid.yaml", tree), "train.steps=1", "-q") == 0
     found = figures(Run(stages()[-1]), 1)
     assert {"fd_digits/samples", "fd_digits/reconstructions"} <= set(found)
-    assert (found["extractor"], found["images"], found["data_source"]) == ("digits", 30, "toys")
+    assert (found["extractor"], found["images"], found["data_source"]) == ("digits", 30, "tiny")
     # Another entry of another number of images does not pass its own off as that of both.
-    tree["evaluate"]["other"] = toys.node("toys.Noise", fact="pixels")
-    assert train("-b", toys.write(here / "two.yaml", tree), "train.steps=1", "-q") == 0
+    tree["evaluate"]["other"] = tiny.node("tiny.Noise", fact="pixels")
+    assert train("-b", tiny.write(here / "two.yaml", tree), "train.steps=1", "-q") == 0
     found = figures(Run(stages()[-1]), 1)
     assert found["extractor"] == "fid: digits, other: pixels" and found["images"] == 30
     assert found["entries"] == {"fid": {"extractor": "digits", "images": 30}, "other": {"extractor": "pixels"}}
 
 
 def test_figures_that_are_not_finite_are_still_json(here: Path) -> None:
-    tree = toys.autoencoder(steps=1) | {"evaluate": {"void": toys.node("toys.Void")}}
-    assert train("-b", toys.write(here / "void.yaml", tree)) == 0
+    tree = tiny.autoencoder(steps=1) | {"evaluate": {"void": tiny.node("tiny.Void")}}
+    assert train("-b", tiny.write(here / "void.yaml", tree)) == 0
 
     def refuse(text: str) -> None:
         raise AssertionError(text)
@@ -485,7 +485,7 @@ def test_a_damaged_checkpoint_is_not_evaluated(here: Path, errors: Errors) -> No
         assert evaluate("-p", run.folder, "-c", which) == 2
         error = errors()
         assert error.startswith(f"error: {run.checkpoint(12)}: damaged") and error.count("\n") == 1
-    assert load(run.folder, allow=["toys"]).step == 6
+    assert load(run.folder, allow=["tiny"]).step == 6
 
 
 def test_what_cannot_be_evaluated_is_told(here: Path, errors: Errors) -> None:
@@ -513,7 +513,7 @@ def test_what_cannot_be_evaluated_is_told(here: Path, errors: Errors) -> None:
 def test_overrides_of_an_evaluation_count(here: Path) -> None:
     run = Run(flows()[0])
     before = run.config_file.read_text()
-    assert load(run, overrides=["system.params.rho=0.5"], allow=["toys"]).system.rho == 0.5
+    assert load(run, overrides=["system.params.rho=0.5"], allow=["tiny"]).system.rho == 0.5
     assert run.config_file.read_text() == before
 
 
@@ -521,19 +521,19 @@ def test_overrides_of_an_evaluation_count(here: Path) -> None:
 
 
 def test_load_answers_a_system_that_is_ready(here: Path) -> None:
-    run = iin.load(flows()[0], allow=["toys"])
+    run = iin.load(flows()[0], allow=["tiny"])
     assert run.step == 12 and not run.system.training and run.tree["name"] == "toy_flow"
-    image = toys.Sides(4)[[0, 1]].image
+    image = tiny.Sides(4)[[0, 1]].image
     assert torch.allclose(run.system.reconstruct(image), run.system.first_stage(image), atol=1e-4)
-    assert iin.load(flows()[0], 6, allow=["toys"]).step == 6
-    with pytest.raises(ConfigError, match="if you trust package toys"):
+    assert iin.load(flows()[0], 6, allow=["tiny"]).step == 6
+    with pytest.raises(ConfigError, match="if you trust package tiny"):
         iin.load(flows()[0])
 
 
 def test_a_run_records_what_it_stands_on(here: Path) -> None:
     run = flows()[0]
     environment = json.loads((run / "environment.json").read_text())
-    assert environment["data"] == {"train": "toys", "test": "toys"}
+    assert environment["data"] == {"train": "tiny", "test": "tiny"}
     assert environment["versions"]["torch"] == torch.__version__.split("+")[0] or "+" in torch.__version__
     assert environment["threads"] == 1 and environment["device"] == "cpu"
     tree = yaml.safe_load((run / "config.yaml").read_text())
@@ -544,6 +544,6 @@ def test_a_run_records_what_it_stands_on(here: Path) -> None:
 
 
 def test_parts_are_taken_from_a_whole_tree(here: Path) -> None:
-    configuration.check(configuration.load(["ae.yaml"]), allow=["toys"])
-    params = {"config": toys.autoencoder(), "run": str(stages()[0])}
-    assert type(trained_part(params)).__name__ == "Autoencoder" and part_of(toys.Duel(), {"part": ""}) is not None
+    configuration.check(configuration.load(["ae.yaml"]), allow=["tiny"])
+    params = {"config": tiny.autoencoder(), "run": str(stages()[0])}
+    assert type(trained_part(params)).__name__ == "Autoencoder" and part_of(tiny.Duel(), {"part": ""}) is not None

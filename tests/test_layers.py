@@ -42,7 +42,7 @@ LAYERS = {
     "train": "config run record logs system",
     # From a configuration to a run. `building` knows data sets and metrics by their interfaces alone, and the loader.
     "building": "config run train system data",
-    "plan": "config run logs system building",
+    "plan": "config run logs system data building",
     "experiment": "config run train logs report pictures system data building plan",
     "first_stage": "building plan",
     "explore": "config run data pictures report building plan",

@@ -566,8 +566,8 @@ def test_inception_without_its_library_says_what_to_install(no_caches: Path, mon
     with pytest.raises(ValueError, match=r"torch-fidelity: pip install 'iin\[fid\]'") as error:
         FID("inception")
     assert "\n" not in str(error.value)
-    assert list(FID.check(extractor="inception")) == [str(error.value)]
-    assert list(FID.check()) == list(FID.check(extractor="digits", images=10)) == []
+    assert list(FID.lacks(extractor="inception")) == [str(error.value)]
+    assert list(FID.lacks()) == list(FID.lacks(extractor="digits", images=10)) == []
 
 
 def test_inception_without_weights_names_the_ways_out(library: Path) -> None:
@@ -579,7 +579,7 @@ def test_inception_without_weights_names_the_ways_out(library: Path) -> None:
         assert part in line
     with pytest.raises(ValueError, match=r"no file nowhere\.pth"):
         FID("inception", weights="nowhere.pth")
-    assert list(FID.check(extractor="inception", download=True)) == []  # named, so it may
+    assert list(FID.lacks(extractor="inception", download=True)) == []  # named, so it may
 
 
 @pytest.mark.parametrize("place", ["given", "cache", "hub"])

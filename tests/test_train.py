@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-import toys
+import tiny
 from runs import assert_equal, die, killed, only, train
 
 import iin.train as loop
@@ -31,14 +31,14 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     made: dict[str, Any] = {"folder": folder}
 
     def run(name: str, tree: dict[str, Any]) -> None:
-        made[name] = toys.write(folder / f"{name}.yaml", tree)
+        made[name] = tiny.write(folder / f"{name}.yaml", tree)
         assert train("-b", made[name], "--logs", folder / name) == 0
         made[f"{name} run"] = only(folder / name)
 
-    run("autoencoder", toys.autoencoder(checkpoint_every=5))
+    run("autoencoder", tiny.autoencoder(checkpoint_every=5))
     stage = {"run": str(made["autoencoder run"].folder)}
-    run("flow", toys.flow(stage, checkpoint_every=5))
-    duel = toys.autoencoder(checkpoint_every=5) | {"system": toys.node("toys.Duel"), "evaluate": {}}
+    run("flow", tiny.flow(stage, checkpoint_every=5))
+    duel = tiny.autoencoder(checkpoint_every=5) | {"system": tiny.node("tiny.Duel"), "evaluate": {}}
     run("duel", duel)
     return made
 
@@ -291,7 +291,7 @@ def test_a_finished_run_is_resumed_without_harm(alone: dict[str, Any], tmp_path:
 
 def test_checkpoints_of_another_systems_optimisers_are_refused(alone: dict[str, Any]) -> None:
     states = read_checkpoint(alone["duel run"].checkpoints()[0])["optimizers"]
-    optimizers = loop.make_optimizers(toys.Duel(), Training())
+    optimizers = loop.make_optimizers(tiny.Duel(), Training())
     loop.restore(optimizers, states)
     assert differ(optimizers["left"].state_dict()["state"], states["left"]["state"]) == 0
     with pytest.raises(TrainingError, match="the checkpoint has optimisers left, but the system minimises left, right"):
@@ -398,7 +398,7 @@ def test_workers_change_nothing(alone: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_data_that_are_not_finite_stop_training_at_once(alone: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
-    train_data = Loader(toys.SidePairs(24), 4, seed=loop.mix(0, 0), shuffle=True)
+    train_data = Loader(tiny.SidePairs(24), 4, seed=loop.mix(0, 0), shuffle=True)
     index = train_data.visits(1)[2][0]  # in the third batch of the second epoch
     step = next(i for i, visit in enumerate(train_data.visits(0)) if index in visit) + 1
     arguments = ["-b", alone["flow"], f"data.train.params.broken={index}", "train.checkpoint_every=1"]
@@ -417,9 +417,9 @@ def test_data_that_are_not_finite_stop_training_at_once(alone: dict[str, Any], t
 
 
 def bursting(alone: dict[str, Any], **when: int) -> str:
-    tree = toys.autoencoder(checkpoint_every=2)
-    tree["system"] = toys.node("toys.Bursting", model=tree["system"]["params"]["model"], **when)
-    return toys.write(alone["folder"] / "bursting.yaml", tree)
+    tree = tiny.autoencoder(checkpoint_every=2)
+    tree["system"] = tiny.node("tiny.Bursting", model=tree["system"]["params"]["model"], **when)
+    return tiny.write(alone["folder"] / "bursting.yaml", tree)
 
 
 def test_a_loss_that_is_not_finite_stops_training_at_once(alone: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
@@ -474,7 +474,7 @@ def test_an_evaluation_that_fails_loses_nothing(
     def failing(*_: Any) -> None:
         raise ValueError("no figure today")
 
-    monkeypatch.setattr(toys.Noise, "__call__", failing)
+    monkeypatch.setattr(tiny.Noise, "__call__", failing)
     assert train("-b", alone["flow"], "--logs", tmp_path) == 2
     assert "error: no figure today\n" in capsys.readouterr().err
     monkeypatch.undo()
@@ -494,7 +494,7 @@ def test_interrupt_asks_first_and_insists_then(capfd: Any) -> None:
         with pytest.raises(Interrupted, match="SIGTERM"):
             interrupt.check()
         with pytest.raises(Interrupted):
-            next(iter(TestSet([toys.Sides(4)[[0]]], interrupt=interrupt)))
+            next(iter(TestSet([tiny.Sides(4)[[0]]], interrupt=interrupt)))
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) == before
@@ -502,23 +502,23 @@ def test_interrupt_asks_first_and_insists_then(capfd: Any) -> None:
 
 
 def test_a_figure_does_not_depend_on_what_else_is_measured() -> None:
-    system, test = toys.Duel(), TestSet(Loader(toys.Sides(10), 4))
-    both = evaluate(system, test, {"a": toys.Noise("a"), "b": toys.Noise("b")}, seed=1)
-    assert evaluate(system, test, {"b": toys.Noise("b")}, seed=1) == {"b": both["b"]}
-    assert evaluate(system, test, {"b": toys.Noise("b")}, seed=2) != {"b": both["b"]}
+    system, test = tiny.Duel(), TestSet(Loader(tiny.Sides(10), 4))
+    both = evaluate(system, test, {"a": tiny.Noise("a"), "b": tiny.Noise("b")}, seed=1)
+    assert evaluate(system, test, {"b": tiny.Noise("b")}, seed=1) == {"b": both["b"]}
+    assert evaluate(system, test, {"b": tiny.Noise("b")}, seed=2) != {"b": both["b"]}
     assert both["a"] != both["b"] and system.training
 
 
 def test_two_entries_of_one_figure_are_told(caplog: pytest.LogCaptureFixture) -> None:
-    system, test = toys.Duel(), TestSet(Loader(toys.Sides(10), 4))
-    found = evaluate(system, test, {"a": toys.Noise("x"), "b": toys.Noise("x")}, seed=1)
-    assert found == evaluate(system, test, {"a": toys.Noise("x")}, seed=1)
+    system, test = tiny.Duel(), TestSet(Loader(tiny.Sides(10), 4))
+    found = evaluate(system, test, {"a": tiny.Noise("x"), "b": tiny.Noise("x")}, seed=1)
+    assert found == evaluate(system, test, {"a": tiny.Noise("x")}, seed=1)
     assert "evaluate.b: another entry gives x too; the first one counts" in caplog.text
 
 
 def test_figures_of_the_same_weights_are_merged_and_of_others_replaced(tmp_path: Path) -> None:
-    run, system = Run.create(tmp_path, "toy", {"name": "toy"}, digest="d"), toys.Duel()
-    facts = {"data_source": "toys"}
+    run, system = Run.create(tmp_path, "toy", {"name": "toy"}, digest="d"), tiny.Duel()
+    facts = {"data_source": "tiny"}
 
     def written(figures: dict[str, float], metrics: dict[str, Any], facts: dict[str, Any] = facts) -> dict[str, Any]:
         record(run, 5, system, figures, facts, metrics)
@@ -527,14 +527,14 @@ def test_figures_of_the_same_weights_are_merged_and_of_others_replaced(tmp_path:
         content.pop("weights")
         return content
 
-    digits, inception = toys.Noise(fact="digits"), toys.Noise(fact="inception")
+    digits, inception = tiny.Noise(fact="digits"), tiny.Noise(fact="inception")
     assert written({"a": 1.0, "b": 2.0}, {"fid": digits}) == {
-        "data_source": "toys", "a": 1.0, "b": 2.0, "extractor": "digits", "entries": {"fid": {"extractor": "digits"}},
+        "data_source": "tiny", "a": 1.0, "b": 2.0, "extractor": "digits", "entries": {"fid": {"extractor": "digits"}},
     }  # fmt: skip
-    assert written({"b": 3.0}, {"noise": toys.Noise()})["extractor"] == "digits"
+    assert written({"b": 3.0}, {"noise": tiny.Noise()})["extractor"] == "digits"
     merged = written({"c": float("nan")}, {"other": inception})
     assert merged == {
-        "data_source": "toys",
+        "data_source": "tiny",
         "a": 1.0,
         "b": 3.0,
         "c": "nan",
@@ -547,14 +547,14 @@ def test_figures_of_the_same_weights_are_merged_and_of_others_replaced(tmp_path:
         system.left += 1
     assert "a" not in written({"b": 4.0}, {})
     (run.folder / "eval" / "step-00000005" / "metrics.json").write_text("{damaged")
-    assert written({"b": 4.0}, {}) == {"data_source": "toys", "b": 4.0, "entries": {}}
+    assert written({"b": 4.0}, {}) == {"data_source": "tiny", "b": 4.0, "entries": {}}
 
 
 def test_fit_locks_nothing_and_needs_no_files_but_the_run(tmp_path: Path) -> None:
     """The loop gets everything built: it can be used without a configuration."""
-    run, system = Run.create(tmp_path, "toy", {"name": "toy"}, digest="d"), toys.Duel()
-    train_data = Loader(toys.Sides(10), 5, shuffle=True)
-    fit(system, train_data, TestSet(Loader(toys.Sides(4), 4)), {}, Training(epochs=2), run, [], seed=0)
+    run, system = Run.create(tmp_path, "toy", {"name": "toy"}, digest="d"), tiny.Duel()
+    train_data = Loader(tiny.Sides(10), 5, shuffle=True)
+    fit(system, train_data, TestSet(Loader(tiny.Sides(4), 4)), {}, Training(epochs=2), run, [], seed=0)
     assert run.load()[0]["step"] == 4
     with pytest.raises(RunError):
         run.load("3")

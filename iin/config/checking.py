@@ -57,6 +57,7 @@ def mistakes_of(config: Config, allow: Iterable[str] | None = None) -> list[str]
         tree = combine(config._layers[:end], quick=False)
         if isinstance(layer.quick, dict):
             tree.merge(layer.quick, Source(layer.file, quick=True))
+            tree.leave_out()
         quick = _Checker(config, tree, allow)
         quick.top()
         mistakes += [text for source, text in quick.mistakes if source is not None and source.quick]

@@ -68,6 +68,12 @@ class Tree:
             for key, child in value.items():
                 self._record((*path, key), child, source)
 
+    def leave_out(self) -> None:
+        """Drop entries of ``evaluate`` that are null: what is not to be measured after all."""
+        entries = self.data.get("evaluate")
+        if isinstance(entries, dict):
+            self.data["evaluate"] = {name: node for name, node in entries.items() if node is not None}
+
     def source(self, path: Key) -> Source | None:
         """Who set a key; for one that nobody set, who set the mapping or list that it would be in."""
         for end in range(len(path), 0, -1):
@@ -142,7 +148,7 @@ def load(
     Args:
         names: paths, or names of shipped configurations; see `find`.
         overrides: ``key.sub=value``, the value in YAML's spelling. ``evaluate=a,b`` selects entries of ``evaluate``,
-            ``evaluate=none`` leaves all out.
+            ``evaluate=none`` leaves all out, ``evaluate.a=null`` one.
         quick: merge the sections ``quick`` of the files, in the same order, after the files and before the overrides.
         search: further folders to look for files in.
 
@@ -159,6 +165,7 @@ def load(
     merged = combine(layers, quick=quick)
     changes = _fitting(given, merged.data, mistakes)
     merged.merge(changes, Source(None))
+    merged.leave_out()
     if selection is not None:
         _select(merged, selection, mistakes)
     config = Config._of(merged, layers, quick)
@@ -177,6 +184,7 @@ def combine(layers: Sequence[Layer], *, quick: bool) -> Tree:
     for layer in layers if quick else ():
         if isinstance(layer.quick, dict):
             merged.merge(layer.quick, Source(layer.file, quick=True))
+    merged.leave_out()
     return merged
 
 

@@ -155,8 +155,8 @@ class FID:
         self._warned = False
 
     @staticmethod
-    def check(extractor: Any = "digits", weights: str | None = None, download: bool = False, **_: Any) -> Iterator[str]:
-        """What a configuration of this metric lacks, found before anything is built."""
+    def lacks(extractor: Any = "digits", weights: str | None = None, download: bool = False, **_: Any) -> Iterator[str]:
+        """What this metric needs with these arguments, and is not here."""
         if extractor == "inception":
             problem = Inception.missing(weights, download)
             if problem:

@@ -124,7 +124,7 @@ class Autoencoder(System):
             )
 
     @staticmethod
-    def check(
+    def lacks(
         *,
         perceptual: Any = "none",
         perceptual_weight: Any = 1.0,
@@ -132,7 +132,7 @@ class Autoencoder(System):
         download: bool = False,
         **_: Any,
     ) -> Iterator[str]:
-        """What a configuration of this system lacks, found before anything is built."""
+        """What this system needs with these arguments, and is not here."""
         if perceptual == "vgg" and perceptual_weight:
             problem = VGGDistance.missing(perceptual_path, download)
             if problem:

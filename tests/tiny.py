@@ -1,4 +1,4 @@
-"""Tiny data sets, systems and metrics that tests name in configurations (``--allow toys``), and such configurations."""
+"""Tiny data sets, systems and metrics that tests name in configurations (``--allow tiny``), and such configurations."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Sides(Labelled):
         image[label == 0, :, :, : size // 2] += 120
         image[label == 1, :, :, size // 2 :] += 120
         image = image.to(torch.uint8)
-        super().__init__(image, label, source="toys", fingerprint=digest("toys", image, label))
+        super().__init__(image, label, source="tiny", fingerprint=digest("tiny", image, label))
         self.broken = broken
 
     def __getitem__(self, indices: Sequence[int]) -> Any:
@@ -210,13 +210,13 @@ def autoencoder(**train: Any) -> dict[str, Any]:
     """24 images, batches of 4: 6 steps an epoch, 12 in all."""
     return {
         "name": "toy_ae",
-        "data": {"train": node("toys.Sides", count=24), "test": node("toys.Sides", count=10)},
+        "data": {"train": node("tiny.Sides", count=24), "test": node("tiny.Sides", count=10)},
         "system": node(
             "iin.systems.Autoencoder",
             model=node("iin.models.Autoencoder", channels=1, size=8, dim=4, n_down=2, width=4),
         ),
         "train": {"epochs": 2, "batch_size": 4, "eval_batch_size": 4, "lr": 1e-2, "log_every": 2, **train},
-        "evaluate": {"reconstruction": node("iin.metrics.Reconstruction"), "noise": node("toys.Noise")},
+        "evaluate": {"reconstruction": node("iin.metrics.Reconstruction"), "noise": node("tiny.Noise")},
     }
 
 
@@ -224,7 +224,7 @@ def flow(first_stage: Mapping[str, Any], **train: Any) -> dict[str, Any]:
     """A disentangling flow over the autoencoder's code; as many steps."""
     return {
         "name": "toy_flow",
-        "data": {"train": node("toys.SidePairs", count=24), "test": node("toys.SidePairs", count=10)},
+        "data": {"train": node("tiny.SidePairs", count=24), "test": node("tiny.SidePairs", count=10)},
         "system": node(
             "iin.systems.FactorFlow",
             first_stage=node("iin.first_stage.pretrained", **first_stage),
@@ -232,7 +232,7 @@ def flow(first_stage: Mapping[str, Any], **train: Any) -> dict[str, Any]:
             factors=[2, 2],
         ),
         "train": {"epochs": 2, "batch_size": 4, "eval_batch_size": 4, "lr": 1e-2, "log_every": 2, **train},
-        "evaluate": {"nll": node("iin.metrics.NLL"), "noise": node("toys.Noise")},
+        "evaluate": {"nll": node("iin.metrics.NLL"), "noise": node("tiny.Noise")},
     }
 
 
