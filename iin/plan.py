@@ -315,8 +315,8 @@ def _try_out(made: Plan, rehearse: bool = False) -> None:
                 raise
             made.missing += error.mistakes
     made.sources = {split: source(data) for split, data in sets.items()}
-    if made.missing:  # without data there is nothing to try, without weights nothing to try it with
-        return
+    if made.missing or any(stage.plan is not None and stage.plan.missing for stage in made.stages):
+        return  # without data there is nothing to try, without weights nothing to try it with
     count = len(sets["train"])
     if count < settings.batch_size:
         raise ConfigError([f"train.batch_size: {settings.batch_size} is larger than the training set ({count} items)"])

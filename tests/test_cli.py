@@ -126,7 +126,9 @@ def test_toys_need_to_be_allowed(here: Path, said: Callable[[], tuple[str, str]]
     assert lines and all("allow it with --allow tiny" in line for line in lines)
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted(shipped().glob("*.yaml"))])
+@pytest.mark.parametrize(
+    "name", [path.stem for path in sorted(shipped().glob("*.yaml")) if "system:" in path.read_text()]
+)
 @pytest.mark.parametrize("quick", [False, True], ids=["", "quick"])
 def test_shipped_configurations_plan(here: Path, said: Callable[[], tuple[str, str]], name: str, quick: bool) -> None:
     assert train_command.main(["-b", name, "--dry-run", *(["--quick"] if quick else [])]) == 0

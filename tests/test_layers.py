@@ -40,10 +40,11 @@ LAYERS = {
     "report": "run record",
     "logs": "run record report pictures",
     "train": "config run record logs system",
-    # From a configuration to a run. `building` knows data sets and metrics by their interfaces alone, and the loader.
+    # From a configuration to a run. Data sets reach these built; what is imported of `data` is the loader, and sources.
     "building": "config run train system data",
     "plan": "config run logs system data building",
-    "experiment": "config run train logs report pictures system data building plan",
+    "trained": "run system",
+    "experiment": "config run train logs report pictures system data building plan trained",
     "first_stage": "building plan",
     "explore": "config run data pictures report building plan",
     # What a person starts.

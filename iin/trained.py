@@ -1,0 +1,128 @@
+"""A finished run in Python: encode, swap, sample, interpolate, evaluate.
+
+::
+
+    run = iin.load("logs/<run>")
+    run.swap(images, others, factors=["digit"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iin.run import Run
+from iin.seeds import mix
+from iin.system import System
+
+__all__ = ["Trained"]
+
+
+@dataclass
+class Trained:
+    """A run's system with its weights, in eval mode; its methods take no gradients.
+
+    What is special to the method is in ``system``, a module like any other.
+    """
+
+    run: Run
+    """The run's folder."""
+    system: System
+    """The networks."""
+    tree: dict[str, Any]
+    """The run's configuration as plain data."""
+    step: int
+    """Steps that the weights were trained for."""
+    _measure: Callable[..., dict[str, float]] | None = field(default=None, repr=False)
+
+    @property
+    def factors(self) -> tuple[str, ...]:
+        """Names of the factors, the residual last; none for a system without factors."""
+        return tuple(getattr(self.system, "names", ()))
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents ``[B, D]`` of images ``[B, C, H, W]`` in [-1, 1].
+
+        Raises:
+            ValueError: the system does not encode, or images of another shape.
+        """
+        return self._ask("encode")(self._moved(images))
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images ``[B, C, H, W]`` in [-1, 1] of latents ``[B, D]``."""
+        return self._ask("decode")(self._moved(latents))
+
+    @torch.no_grad()
+    def swap(self, images: Tensor, others: Tensor, factors: Sequence[int | str] | int | str = (0,)) -> Tensor:
+        """Images with some factors taken from other images.
+
+        Args:
+            images: ``[B, C, H, W]`` in [-1, 1].
+            others: ``[B, C, H, W]``, which give the factors.
+            factors: names, or indices.
+
+        Raises:
+            ValueError: the system has no factors, or not this one.
+        """
+        named = [factors] if isinstance(factors, int | str) else list(factors)
+        return self._ask("swap")(self._moved(images), self._moved(others), [self._index(one) for one in named])
+
+    @torch.no_grad()
+    def sample(self, n: int, seed: int = 0) -> Tensor:
+        """``n`` images from the model ``[n, C, H, W]``; the same for the same seed, and torch's generator untouched."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(seed))
+            return self._ask("sample")(n)
+
+    @torch.no_grad()
+    def interpolate(self, images: Tensor, others: Tensor, factor: int | str | None = None, steps: int = 8) -> Tensor:
+        """From images to others in a straight line of latents, all of the latent or one factor of it.
+
+        Args:
+            images: ``[B, C, H, W]`` in [-1, 1], where it starts.
+            others: ``[B, C, H, W]``, where it leads.
+            factor: name or index of the factor that moves; None moves all.
+            steps: images on the way, both ends included; at least 2.
+
+        Returns:
+            ``[B, steps, C, H, W]``.
+        """
+        if steps < 2:
+            raise ValueError(f"steps: expected at least 2, both ends, found {steps}")
+        start, end = self.encode(images), self.encode(others)
+        if factor is not None:
+            end = self._ask("exchange")(start, end, [self._index(factor)])
+        weight = torch.linspace(0, 1, steps, device=start.device)[None, :, None]
+        line = torch.lerp(start[:, None], end[:, None], weight)  # [B, steps, D]
+        return self.decode(line.flatten(0, 1)).unflatten(0, (len(start), steps))
+
+    def evaluate(self, *metrics: str) -> dict[str, float]:
+        """Measure the run as ``iin-eval`` does: all figures of its configuration, or those of the entries named."""
+        if self._measure is None:
+            raise ValueError("evaluate() is for runs that iin.load has loaded")
+        return self._measure([f"evaluate={','.join(metrics)}"] if metrics else [])
+
+    def _ask(self, name: str) -> Callable[..., Any]:
+        found = getattr(self.system, name, None)
+        if not callable(found):
+            raise ValueError(f"{type(self.system).__name__} has no {name}; a flow over an autoencoder does")
+        return found
+
+    def _index(self, factor: int | str) -> int:
+        """Index of a factor, by its name or from 0."""
+        if isinstance(factor, str):
+            if factor not in self.factors:
+                raise ValueError(f"no factor {factor!r}; there are: {', '.join(self.factors) or 'none'}")
+            return self.factors.index(factor)
+        if not -len(self.factors) <= factor < len(self.factors):
+            raise ValueError(f"no factor {factor}; there are {len(self.factors)}: {', '.join(self.factors) or 'none'}")
+        return factor % len(self.factors)
+
+    def _moved(self, values: Tensor) -> Tensor:
+        return values.to(next(self.system.parameters()).device)
