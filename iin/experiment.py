@@ -13,7 +13,6 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ from iin.run import Run, RunError, step_of, write_atomically, write_json
 from iin.seeds import mix
 from iin.system import System
 from iin.train import Interrupt, Interrupted, evaluate, fit, look, record
+from iin.trained import Trained
 
 __all__ = ["Trained", "evaluate_run", "load", "plan", "plan_resume", "resume", "train"]
 
@@ -164,7 +164,8 @@ def _fit(
     evaluators = metrics(tree)
     interrupt = Interrupt()
     sinks = open_sinks(tree.get("logs", []), run.folder, tree, step=step if resumed else None)
-    run.set_state("running", step)
+    # The names of factors are the data's; a run that is loaded without its data has them from here.
+    run.set_state("running", step, factors=list(getattr(system, "names", ())))
     try:
         with interrupt:
             fit(
@@ -260,16 +261,6 @@ def _write_environment(run: Run, made: Plan) -> None:
 # --- finished runs ---------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Trained:
-    """A run's system with its weights, ready to use."""
-
-    run: Run
-    system: System
-    tree: dict[str, Any]
-    step: int
-
-
 def load(
     folder: str | Path | Run,
     which: str | int | None = None,
@@ -277,7 +268,7 @@ def load(
     overrides: Sequence[str] = (),
     allow: Sequence[str] = (),
 ) -> Trained:
-    """Load a run: its system with the weights of a checkpoint, in eval mode, on the CPU.
+    """Load a run: its system with the weights of a checkpoint, frozen, in eval mode, on the CPU.
 
     Args:
         folder: the run's folder, or its ``config.yaml``.
@@ -293,7 +284,15 @@ def load(
     config = configuration.load([run.config_file], overrides)
     configuration.check(config, allow=allow)
     content, path = load_sound(run, which)
-    return Trained(run, with_weights(config.tree, content, path).eval(), config.tree, content["step"])
+    system = with_weights(config.tree, content, path).eval().requires_grad_(False)
+    if names := run.state.get("factors"):
+        system.names = tuple(names)  # type: ignore[assignment]
+    step = content["step"]
+
+    def measure(selection: Sequence[str]) -> dict[str, float]:
+        return evaluate_run(run, [*overrides, *selection], path if which is None else which, allow=allow)
+
+    return Trained(run, system, config.tree, step, measure)
 
 
 def evaluate_run(

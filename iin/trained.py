@@ -22,7 +22,7 @@ from iin.system import System
 __all__ = ["Trained"]
 
 
-@dataclass
+@dataclass(repr=False)
 class Trained:
     """A run's system with its weights, in eval mode; its methods take no gradients.
 
@@ -37,7 +37,7 @@ class Trained:
     """The run's configuration as plain data."""
     step: int
     """Steps that the weights were trained for."""
-    _measure: Callable[..., dict[str, float]] | None = field(default=None, repr=False)
+    _measure: Callable[..., dict[str, float]] | None = field(default=None)
 
     @property
     def factors(self) -> tuple[str, ...]:
@@ -107,6 +107,9 @@ class Trained:
         if self._measure is None:
             raise ValueError("evaluate() is for runs that iin.load has loaded")
         return self._measure([f"evaluate={','.join(metrics)}"] if metrics else [])
+
+    def __repr__(self) -> str:
+        return f"Trained({str(self.run.folder)!r}, {type(self.system).__name__}, step {self.step})"
 
     def _ask(self, name: str) -> Callable[..., Any]:
         found = getattr(self.system, name, None)

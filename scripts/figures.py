@@ -1,6 +1,6 @@
 """Make the README's picture from finished runs: newest swap grids side by side.
 
-    python scripts/figures.py logs/<mnist_diin run>:swap_digit logs/<cmnist_diin run>:swap_color
+python scripts/figures.py logs/<mnist_diin run>:swap_digit logs/<cmnist_diin run>:swap_color
 """
 
 from __future__ import annotations

@@ -33,6 +33,8 @@ AUTOENCODER = [
     "-b", "mnist_ae", "system.params.model.params.width=4", "system.params.model.params.dim=8",
     "data.train.params.split=test", "train.epochs=3", "train.steps=110", "train.batch_size=250", "train.lr=1e-3",
     "train.log_every=5", "train.checkpoint_every=7", "evaluate.fid.params.images=500",
+    # A small opponent that joins in on the way: two optimisers to be resumed.
+    "system.params.perceptual=none", "system.params.discriminator.params.width=4", "system.params.disc_start=30",
 ]  # fmt: skip
 FLOW = [
     "-b", "mnist_diin", "{first_stage}", "data.train.params.split=test",

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import tiny
+import torch
 import yaml
 from runs import assert_equal, evaluate, only, start, train
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import tiny
+import torch
 import yaml
 from runs import assert_equal, die, evaluate, only, start, train
 from test_train import at_step

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import tiny
+import torch
 from runs import assert_equal, die, killed, only, train
 
 import iin.train as loop

@@ -68,9 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return
         from iin import experiment
 
-        made = experiment.plan(
-            config, quick=arguments.quick, allow=arguments.allow, rehearse=arguments.dry_run
-        )
+        made = experiment.plan(config, quick=arguments.quick, allow=arguments.allow, rehearse=arguments.dry_run)
         if arguments.dry_run:
             print(made.describe())
             return
