@@ -110,25 +110,24 @@ def resume(
     """
     with run.locked(), _log_file(run):
         run.sweep()
-        made = plan_resume(run, overrides, allow=allow)
-        content, step = None, 0
-        if run.checkpoints() or which is not None:
-            content, path = load_sound(run, which)
-            step = content["step"]
+        made = plan_resume(run, overrides, which, allow=allow)
+        content = None
+        if made.checkpoint is not None:
+            content, path = made.checkpoint
             system = with_weights(made.tree, content, path)
-            if step < made.steps:
-                log.info("Resuming %s at step %d of %d (%s)", run.folder, step, made.steps, path.name)
+            if made.step < made.steps:
+                log.info("Resuming %s at step %d of %d (%s)", run.folder, made.step, made.steps, path.name)
             else:
-                log.info("Nothing left to train: %s is at step %d of %d", run.folder, step, made.steps)
+                log.info("Nothing left to train: %s is at step %d of %d", run.folder, made.step, made.steps)
             _rewind(run, content, path)
         else:  # stopped before its first checkpoint: the beginning is the state to go on from
             system = fresh(made.tree)
             log.info("Starting %s from the beginning: it has no checkpoint yet", run.folder)
-        if changed := _changes(configuration.load([run.config_file]).tree, made.tree):
-            log.info("Changed: %s", ", ".join(changed))
+        if made.changes:
+            log.info("%s", made.changed)
             with write_atomically(run.config_file) as file:
                 file.write(configuration.dump(made.tree).encode())
-            run.set_state(run.state.get("state", "interrupted"), step, digest=digest(made.tree))
+            run.set_state(run.state.get("state", "interrupted"), made.step, digest=digest(made.tree))
         _fit(run, made.tree, system, content, resumed=True)
     return run
 
@@ -142,14 +141,6 @@ def _rewind(run: Run, content: Mapping[str, Any], path: Path) -> None:
         log.warning("Set aside, as *.old: %s", ", ".join(file.name for file in newer))
     if not own:
         run.save(content["step"], content["system"], content["optimizers"])
-
-
-def _changes(before: Any, after: Any, path: str = "") -> list[str]:
-    """Key paths whose values differ, with both values."""
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
-        keys = list(dict.fromkeys([*before, *after]))
-        return [c for k in keys for c in _changes(before.get(k), after.get(k), f"{path}.{k}" if path else str(k))]
-    return [] if before == after else [f"{path} {before} -> {after}"]
 
 
 def _fit(

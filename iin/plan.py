@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -24,7 +24,9 @@ from iin.building import (
     device_of,
     digest,
     first_stages,
+    load_sound,
     logs_folder,
+    metrics,
     name_factors,
     skeleton,
     source,
@@ -75,6 +77,10 @@ class Plan:
     """Where training and test data come from."""
     missing: list[str] = field(default_factory=list)
     """Data and weights that are not here, of a rehearsal; otherwise they are errors."""
+    checkpoint: tuple[dict[str, Any], Path] | None = None
+    """Content and file of the checkpoint to go on from, of a run that has one."""
+    changes: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    """Settings of the run that change: key path -> (before, after)."""
 
     @property
     def name(self) -> str:
@@ -95,6 +101,20 @@ class Plan:
         planned = self.settings.epochs * self.steps_per_epoch
         return planned if self.settings.steps is None else min(planned, self.settings.steps)
 
+    @property
+    def step(self) -> int:
+        """Steps done already."""
+        return self.checkpoint[0]["step"] if self.checkpoint else 0
+
+    @property
+    def changed(self) -> str:
+        """The changes in words; empty without any."""
+        if not self.changes:
+            return ""
+        text = "Changed: " + ", ".join(f"{key} {before} -> {after}" for key, (before, after) in self.changes.items())
+        kept = any(_section(key) == "evaluate" for key in self.changes)
+        return text + (" (evaluate: kept in config.yaml, for later evaluations too)" if kept else "")
+
     def describe(self) -> str:
         """The plan in words, for ``--dry-run``."""
         lines = [f"{self.name}: {_short(self.tree['system'])}"]
@@ -110,6 +130,10 @@ class Plan:
             lines.append(f"  steps: {self.steps:,} ({self.steps_per_epoch:,} an epoch, batches of {size}), lr {lr:g}")
         else:
             lines.append(f"  steps: {self.settings.epochs:,} epochs in batches of {size}, lr {lr:g}")
+        if self.run is not None:
+            lines.append(f"  at step {self.step:,} of {self.steps:,}")
+        if self.changes:
+            lines.append(f"  {self.changed}")
         lines.append(f"  evaluated: {', '.join(self.tree.get('evaluate', {})) or 'nothing'}")
         for stage in self.stages:
             if stage.run is not None or stage.checkpoint is not None:
@@ -142,13 +166,22 @@ def plan(config: Config, *, quick: bool = False, allow: Sequence[str] = (), rehe
     return _plan(config, quick, allow, rehearse)
 
 
-def plan_resume(run: Run, overrides: Sequence[str] = (), *, allow: Sequence[str] = ()) -> Plan:
+def plan_resume(
+    run: Run, overrides: Sequence[str] = (), which: str | int | None = None, *, allow: Sequence[str] = ()
+) -> Plan:
     """Check what a run is to go on with: its own configuration, some settings perhaps changed.
 
     First stages need not exist any more, the run's checkpoints hold their weights.
 
+    Args:
+        run: the run.
+        overrides: ``key=value``.
+        which: a step or a file; default: the newest sound checkpoint.
+        allow: see `plan`.
+
     Raises:
-        ConfigError: with all mistakes at once.
+        ConfigError: with all mistakes at once; or settings of training change, and nothing is left to train.
+        RunError: there is no such checkpoint, or no sound one.
     """
     config = configuration.load([run.config_file], overrides)
     _check(config, allow)
@@ -156,8 +189,35 @@ def plan_resume(run: Run, overrides: Sequence[str] = (), *, allow: Sequence[str]
     for path, node in first_stages(made.tree):
         if not isinstance(node["params"].get("config"), Mapping):
             raise ConfigError([f"{path}: the first stage of a run cannot be changed; start another with iin-train -b"])
+    made.changes = dict(_changes(configuration.load([run.config_file]).tree, made.tree))
     _try_out(made)
+    if run.checkpoints() or which is not None:
+        made.checkpoint = load_sound(run, which)
+        with_weights(made.tree, *made.checkpoint)
+    if made.checkpoint and made.step >= made.steps:
+        # The record would speak of settings that nothing was trained with.
+        mistakes = [
+            f"{key}: the run is finished (step {made.step} of {made.steps}), so this would change its record only; "
+            "train on with train.steps=... or train.epochs=..., or start a new run"
+            for key in made.changes
+            if _section(key) in ("seed", "system", "data", "train")
+        ]
+        if mistakes:
+            raise ConfigError(mistakes)
     return made
+
+
+def _section(key: str) -> str:
+    return key.split(".")[0]
+
+
+def _changes(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Key paths whose values differ, with both values."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in dict.fromkeys([*before, *after]):
+            yield from _changes(before.get(key), after.get(key), f"{path}.{key}" if path else str(key))
+    elif before != after:
+        yield path, (before, after)
 
 
 def _check(config: Config, allow: Sequence[str]) -> None:

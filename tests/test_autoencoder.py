@@ -20,6 +20,7 @@ from iin.models import Autoencoder as Model
 from iin.models import PatchDiscriminator, perceptual
 from iin.models.discriminator import SpectralConv2d
 from iin.models.perceptual import DigitDistance, VGGDistance
+from iin.plan import plan
 from iin.systems import Autoencoder
 from iin.train import _step, make_optimizers
 
@@ -506,7 +507,7 @@ def mistakes(tmp_path: Path, **params: Any) -> list[str]:
     file = tmp_path / "t.yaml"
     file.write_text(yaml.safe_dump(tree(**params)))
     try:
-        check(load([file]))
+        plan(load([file]))
     except ConfigError as error:
         return list(error.mistakes)
     return []

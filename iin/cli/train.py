@@ -91,7 +91,7 @@ def _resume(target: str, overrides: Sequence[str], arguments: argparse.Namespace
         print(configuration.dump(config.tree), end="")
         return
     if arguments.dry_run:
-        print(experiment.plan_resume(run, overrides, allow=arguments.allow).describe())
+        print(experiment.plan_resume(run, overrides, arguments.checkpoint, allow=arguments.allow).describe())
         return
     experiment.resume(run, overrides, arguments.checkpoint, allow=arguments.allow)
     print(f"Report: {run.folder / 'report.html'}")

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from iin.seeds import mix
 
-__all__ = ["Batch", "Dataset", "Draws", "Images", "Loader", "Pairs", "Visit", "mix"]
+__all__ = ["Batch", "Dataset", "Draws", "Images", "Loader", "Pairs", "Visit", "fetch", "length", "mix"]
 
 
 class Images(NamedTuple):
@@ -66,6 +66,66 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, indices: Sequence[int]) -> Batch: ...
+
+
+def length(data: Any) -> int:
+    """How many items somebody's data set holds.
+
+    Raises:
+        ValueError: none, or it cannot tell.
+    """
+    kind = type(data).__name__
+    try:
+        total = len(data)
+    except TypeError as error:
+        raise ValueError(f"{kind}: has no length ({error}); a data set needs __len__ and __getitem__") from error
+    if not total:
+        raise ValueError(f"{kind}: holds no items, so there is nothing to see")
+    return total
+
+
+def fetch(data: Any, indices: Sequence[int], shape: tuple[int, ...] | None = None) -> Any:
+    """One batch of somebody's data set, known to be what a data set should answer.
+
+    Args:
+        data: the data set.
+        indices: what to ask it for.
+        shape: ``(C, H, W)`` that the images must have, where it is known already.
+
+    Raises:
+        ValueError: it answers something else; one line.
+        OSError: its files cannot be read.
+    """
+    listed = f"{', '.join(map(str, indices[:3]))}{', ...' if len(indices) > 3 else ''}"
+    asked = f"{type(data).__name__}: data[[{listed}]]"
+    try:
+        batch = data[indices]
+    except (ValueError, OSError):
+        raise  # a data set's own words
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"{asked} failed ({reason}); a data set answers lists of indices with a batch") from error
+    image = getattr(batch, "image", None)
+    if not isinstance(image, Tensor) or image.ndim != 4 or image.is_complex():
+        found = _about(image) if image is not None else f"{type(batch).__name__}, which has no image"
+        raise ValueError(f"{asked} answered {found}; expected Images or Pairs, with image [B, C, H, W]")
+    if len(image) != len(indices) or not image.numel():
+        raise ValueError(f"{asked} answered {_about(image)} to {len(indices)} indices; expected [{len(indices)}, ...]")
+    if shape and tuple(image.shape[1:]) != shape:
+        raise ValueError(f"{asked} answered {_about(image)}, but other images are {list(shape)}; expected one shape")
+    if hasattr(batch, "other"):
+        other, shared = batch.other, getattr(batch, "shared", None)
+        if not isinstance(other, Tensor) or other.shape != image.shape:
+            raise ValueError(f"{asked} answered other {_about(other)}; expected {list(image.shape)}, as of image")
+        if not isinstance(shared, Tensor) or shared.dtype != torch.bool or shared.shape[:-1] != (len(image),):
+            raise ValueError(f"{asked} answered shared {_about(shared)}; expected bool [{len(image)}, K]")
+    return batch
+
+
+def _about(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
 
 
 def _scramble(state: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from iin.data import Visit, mix
+from iin.data.base import fetch, length
 from iin.explore.content import Content, Factor, Item, Spread
 from iin.report import charts
 
@@ -47,11 +48,11 @@ def describe(
     if count < 1:
         raise ValueError(f"count: expected at least 1 item to show, found {count}")
     kind = type(data).__name__
-    total = _length(data, kind)
+    total = length(data)
     order = torch.randperm(total, generator=torch.Generator().manual_seed(mix(seed, 5))).tolist()
     shown = order[:count]
     visit = mix(seed, 6)
-    first = _fetch(data, kind, Visit(shown[:1], visit))
+    first = fetch(data, Visit(shown[:1], visit))
     paired = hasattr(first, "other")
     content = Content(
         kind=kind,
@@ -71,14 +72,14 @@ def describe(
     tally = _Tally(data, content, first)
     for start in range(0, len(look), per_batch):
         indices = Visit(look[start : start + per_batch], visit)
-        tally.add(indices, _fetch(data, kind, indices, content.shape))
+        tally.add(indices, fetch(data, indices, content.shape))
     tally.finish()
     repeats = True
     for start in range(0, len(shown), per_batch):
         indices = Visit(shown[start : start + per_batch], visit)
-        batch = _fetch(data, kind, indices, content.shape)
+        batch = fetch(data, indices, content.shape)
         content.items += tally.items(indices, batch)
-        repeats = repeats and (start > 0 or _equal(batch, _fetch(data, kind, indices, content.shape)))
+        repeats = repeats and (start > 0 or _equal(batch, fetch(data, indices, content.shape)))
     content.remarks = list(_remarks(content, repeats))
     return content
 
@@ -165,49 +166,6 @@ class _Tally:
         for row, (index, other) in enumerate(zip(indices, self.words(batch, "other_label"), strict=True)):
             shared = tuple(n for n, yes in zip(self.names, batch.shared[row].tolist(), strict=True) if yes)
             yield Item(index, batch.image[row], labels[row], batch.other[row], other, shared)
-
-
-def _length(data: Any, kind: str) -> int:
-    try:
-        total = len(data)
-    except TypeError as error:
-        raise ValueError(f"{kind}: has no length ({error}); a data set needs __len__ and __getitem__") from error
-    if not total:
-        raise ValueError(f"{kind}: holds no items, so there is nothing to see")
-    return total
-
-
-def _fetch(data: Any, kind: str, indices: Visit, shape: tuple[int, ...] | None = None) -> Any:
-    """One batch, known to be what a data set should answer."""
-    asked = f"{kind}: data[[{', '.join(map(str, indices[:3]))}{', ...' if len(indices) > 3 else ''}]]"
-    try:
-        batch = data[indices]
-    except (ValueError, OSError):
-        raise  # a data set's own words
-    except Exception as error:
-        reason = f"{type(error).__name__}: {_line(error)}"
-        raise ValueError(f"{asked} failed ({reason}); a data set answers lists of indices with a batch") from error
-    image = getattr(batch, "image", None)
-    if not isinstance(image, Tensor) or image.ndim != 4 or image.is_complex():
-        found = _about(image) if image is not None else f"{type(batch).__name__}, which has no image"
-        raise ValueError(f"{asked} answered {found}; expected Images or Pairs, with image [B, C, H, W]")
-    if len(image) != len(indices) or not image.numel():
-        raise ValueError(f"{asked} answered {_about(image)} to {len(indices)} indices; expected [{len(indices)}, ...]")
-    if shape and tuple(image.shape[1:]) != shape:
-        raise ValueError(f"{asked} answered {_about(image)}, but other images are {list(shape)}; expected one shape")
-    if hasattr(batch, "other"):
-        other, shared = batch.other, getattr(batch, "shared", None)
-        if not isinstance(other, Tensor) or other.shape != image.shape:
-            raise ValueError(f"{asked} answered other {_about(other)}; expected {list(image.shape)}, as of image")
-        if not isinstance(shared, Tensor) or shared.dtype != torch.bool or shared.shape[:-1] != (len(image),):
-            raise ValueError(f"{asked} answered shared {_about(shared)}; expected bool [{len(image)}, K]")
-    return batch
-
-
-def _about(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return type(value).__name__
-    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
 
 
 def _labels(batch: Any, name: str) -> Tensor | None:

@@ -64,12 +64,19 @@ class LatentFlow(System):
     @torch.no_grad()
     def noisy_code(self, image: Tensor) -> Tensor:
         """A draw from the first stage's posterior ``[B, D]``: what the flow is trained on."""
-        return self.first_stage.encode(image).sample()
+        return self._posterior(image).sample()
 
     @torch.no_grad()
     def code(self, image: Tensor) -> Tensor:
         """The first stage's code ``[B, D]``: the posterior's mean."""
-        return self.first_stage.encode(image).mean
+        return self._posterior(image).mean
+
+    def _posterior(self, image: Tensor) -> Any:
+        """What the first stage answers, if it is a distribution; a tensor's ``mean`` is something else."""
+        answer = self.first_stage.encode(image)
+        if isinstance(answer, Tensor) or not (hasattr(answer, "sample") and hasattr(answer, "mean")):
+            raise ValueError(f"first_stage.encode answered {type(answer).__name__}; expected iin.models.Gaussian")
+        return answer
 
     def encode(self, image: Tensor) -> Tensor:
         """Interpretable latent ``[B, D]``."""
