@@ -30,6 +30,7 @@ __all__ = [
     "FIRST_STAGE",
     "checkpoint_of",
     "datasets",
+    "decisive",
     "device_of",
     "digest",
     "first_stages",
@@ -60,18 +61,24 @@ def logs_folder() -> Path:
 
 def digest(tree: Mapping[str, Any]) -> str:
     """Digest of all that decides a run's weights; by it a run of the same configuration is found."""
-    essential = copy.deepcopy(
-        {
-            "seed": tree.get("seed", 0),
-            "data": tree["data"]["train"],
-            "system": tree["system"],
-            "train": {key: value for key, value in tree.get("train", {}).items() if key not in COSMETIC},
-        }
-    )
+    essential = decisive(tree)
+    essential["data"] = essential["data"]["train"]
     for _, node in first_stages(essential):
         params = {"part": "model", **node["params"]}
         node["params"] = {**params, "config": digest(params["config"])}
     return configuration.digest(essential)
+
+
+def decisive(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of what decides a run's weights; the rest of a configuration is left out."""
+    return copy.deepcopy(
+        {
+            "seed": tree.get("seed", 0),
+            "data": {"train": tree["data"]["train"]},
+            "system": tree["system"],
+            "train": {key: value for key, value in tree.get("train", {}).items() if key not in COSMETIC},
+        }
+    )
 
 
 # --- first stages ----------------------------------------------------------------------------------------------------

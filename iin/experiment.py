@@ -86,6 +86,8 @@ def _provide(stage: FirstStage) -> None:
                 stage.run = resume(unfinished, allow=stage.plan.allow)
             else:
                 log.info("First stage: %s, so it is trained first", where)
+                if stage.hint:
+                    log.info("%s", stage.hint)
                 stage.run = train(stage.plan)
     log.info("First stage: %s", stage.checkpoint or (stage.run and stage.run.folder))
 
@@ -281,7 +283,7 @@ def load(
     step = content["step"]
 
     def measure(selection: Sequence[str]) -> dict[str, float]:
-        return evaluate_run(run, [*overrides, *selection], path if which is None else which, allow=allow)
+        return evaluate_run(run, [*overrides, *selection], str(path) if which is None else which, allow=allow)
 
     return Trained(run, system, config.tree, step, measure)
 

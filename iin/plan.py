@@ -21,6 +21,7 @@ from iin.building import (
     FIRST_STAGE,
     checkpoint_of,
     datasets,
+    decisive,
     device_of,
     digest,
     first_stages,
@@ -34,7 +35,9 @@ from iin.building import (
 )
 from iin.config import Config, ConfigError, Training
 from iin.config.hints import hints_of
+from iin.config.reading import show_path
 from iin.data import sources
+from iin.data.base import fetch, length
 from iin.logs import missing
 from iin.run import Run, RunError
 from iin.system import System
@@ -42,6 +45,11 @@ from iin.system import System
 __all__ = ["FirstStage", "Plan", "locate", "plan", "plan_resume", "resolve_paths"]
 
 log = logging.getLogger("iin")
+
+LOOKED_AT = 16
+"""Items of a data set that are looked at before anything is trained."""
+TOLERANCE = 1e-3
+"""How far beyond [-1, 1] images may go without a word."""
 
 
 @dataclass
@@ -56,6 +64,8 @@ class FirstStage:
     """The run that it is taken from, where there is one."""
     checkpoint: Path | None = None
     """The file that it is taken from, when one is named by hand."""
+    hint: str = ""
+    """Without a run: the newest finished one of that name, and how its settings differ."""
 
 
 @dataclass
@@ -121,7 +131,7 @@ class Plan:
         if self.tree.get("description"):
             lines.append(f"  {self.tree['description']}")
         for split, where in self.sources.items():
-            lines.append(f"  data.{split}: {_short(self.tree['data'][split])}, {where}")
+            lines.append(f"  data.{split}: {_short(self.tree['data'][split])}" + (f", {where}" if where else ""))
         lines += [f"  missing: {line}" for line in self.missing]
         for kind, count in self.parameters.items():
             lines.append(f"  {kind}: {count:,} parameters")
@@ -140,6 +150,8 @@ class Plan:
                 lines.append(f"  {stage.path}: {stage.checkpoint or (stage.run and stage.run.folder)}")
             elif stage.plan is not None:
                 lines.append(f"  {stage.path}: no finished run of {stage.plan.name} yet; it will be trained first:")
+                if stage.hint:
+                    lines.append(f"    {stage.hint}")
                 lines += ["    " + line for line in stage.plan.describe().splitlines()]
         where = str(self.run.folder) if self.run else f"{logs_folder()}/<time>_{self.name}/"
         lines.append(f"  results: {where}")
@@ -265,6 +277,9 @@ def _inner_config(config: Config | None, path: str, named: Any, quick: bool) -> 
 def _plan(config: Config, quick: bool, allow: Sequence[str], rehearse: bool = False) -> Plan:
     """The plan of a configuration that is known to be sound."""
     made = Plan(config, config.tree, tuple(allow))
+    if quick and config.files and not config.can_be_quick:
+        files = ", ".join(show_path(file) for file in config.files)
+        log.warning("%s has no section quick: its full version is run", files)
     for section in ("data", "system", "evaluate"):
         resolve_paths(made.tree.get(section), config, section, allow)
     for path, node in first_stages(made.tree):
@@ -333,23 +348,40 @@ def locate(
     if named is None:
         inner = _plan(_inner_config(config, path, params["config"], quick), quick, allow, rehearse)
         params["config"] = inner.tree
-        return FirstStage(path, inner, Run.find(logs_folder(), inner.digest))
+        found = Run.find(logs_folder(), inner.digest)
+        return FirstStage(path, inner, found, hint="" if found else _similar(inner, path))
     file = config.where(f"{path}.params.{named}") if config else None
-    found = configuration.resolve_path(params[named], beside=file)
-    if found is None:
+    place = configuration.resolve_path(params[named], beside=file)
+    if place is None:
         raise ConfigError([f"{path}.params.{named}: {params[named]} does not exist ({file or 'command line'})"])
-    params[named] = str(found)
-    stage = FirstStage(path, checkpoint=found if named == "checkpoint" else None)
+    params[named] = str(place)
+    stage = FirstStage(path, checkpoint=place if named == "checkpoint" else None)
     if named == "checkpoint" and "config" in params:
         params["config"] = _plan(_inner_config(config, path, params["config"], quick), quick, allow).tree
     else:
         # What was trained there is what the run says itself; a configuration beside it does not count.
-        stage.run = _run_of(found) if named == "checkpoint" else Run(found)
+        stage.run = _run_of(place) if named == "checkpoint" else Run(place)
         trained = configuration.load([stage.run.config_file])
         configuration.check(trained, allow=allow)
         params["config"] = trained.tree
     with_weights(params["config"], *checkpoint_of(params))  # missing or damaged weights come to light here
     return stage
+
+
+def _similar(made: Plan, path: str) -> str:
+    """The newest finished run of the same name but with other settings, and how to take it all the same."""
+    for folder in sorted(logs_folder().glob(f"*_{made.name}*"), reverse=True):
+        try:
+            run = Run(folder)
+            tree = configuration.load([run.config_file]).tree
+            keys = [key for key, _ in _changes(decisive(tree), decisive(made.tree))]
+        except (RunError, ConfigError, LookupError):  # of another version, perhaps
+            continue
+        if tree.get("name") == made.name and run.state.get("state") == "finished" and run.checkpoints():
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+            if keys:
+                return f"({folder} differs in {', '.join(keys[:3])}{more}; to use it: {path}.params.run={folder})"
+    return ""
 
 
 def _run_of(checkpoint: Path) -> Run:
@@ -374,10 +406,20 @@ def _try_out(made: Plan, rehearse: bool = False) -> None:
             if not rehearse or not isinstance(error.__cause__, sources.Missing):
                 raise
             made.missing += error.mistakes
-    made.sources = {split: source(data) for split, data in sets.items()}
+    made.sources = {split: source(data) if getattr(data, "source", None) else "" for split, data in sets.items()}
     if made.missing or any(stage.plan is not None and stage.plan.missing for stage in made.stages):
         return  # without data there is nothing to try, without weights nothing to try it with
-    count = len(sets["train"])
+    counts: dict[str, int] = {}
+    mistakes = []
+    for split, data in sets.items():
+        try:
+            counts[split] = length(data)
+            _look(split, data, counts[split])
+        except (ValueError, OSError) as error:
+            mistakes.append(f"data.{split}: {_one_line(error)}")
+    if mistakes:
+        raise ConfigError(mistakes)
+    count = counts["train"]
     if count < settings.batch_size:
         raise ConfigError([f"train.batch_size: {settings.batch_size} is larger than the training set ({count} items)"])
     made.steps_per_epoch = count // settings.batch_size
@@ -391,10 +433,11 @@ def _try_out(made: Plan, rehearse: bool = False) -> None:
                 name_factors(system, data)
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigError([f"system: {_one_line(error)}"]) from error
+    _compare_factors(sets)
     made.parameters = _count(system)
     for split, data in sets.items():
         try:
-            batch = data[list(range(1 if alone else min(4, len(data))))]
+            batch = fetch(data, list(range(1 if alone else min(4, counts[split]))))
         except (ValueError, OSError) as error:
             raise ConfigError([f"data.{split}: {_one_line(error)}"]) from error
         batch = type(batch)(*(v.to(device) if isinstance(v, torch.Tensor) else v for v in batch))
@@ -406,6 +449,57 @@ def _try_out(made: Plan, rehearse: bool = False) -> None:
         except RuntimeError as error:
             # An operation that needs values: somebody's network may have one. The first step will tell.
             log.debug("could not try the system out on data.%s: %s", split, error)
+    _try_metrics(made, system, rehearse)
+
+
+def _look(split: str, data: Any, count: int) -> None:
+    """Look at a few items: what is no batch is an error, what is an odd one a warning."""
+    batch = fetch(data, list(range(0, count, max(1, count // LOOKED_AT)))[:LOOKED_AT])
+    if not hasattr(batch, "_fields"):  # a named tuple, whose tensors are moved to the device
+        raise ValueError(f"{type(data).__name__} answered {type(batch).__name__}; expected Images or Pairs")
+    paired = hasattr(batch, "other")
+    values = torch.cat([batch.image.flatten(), batch.other.flatten()] if paired else [batch.image.flatten()])
+    low, high = values.double().aminmax()
+    if low < -1 - TOLERANCE or high > 1 + TOLERANCE:
+        log.warning("data.%s: images go from %.4g to %.4g; expected within [-1, 1]", split, low, high)
+    if not paired:
+        return
+    if not getattr(data, "factors", None):
+        log.warning("data.%s: pairs without names; give %s factors = (..., 'residual')", split, type(data).__name__)
+    if batch.shared.shape[1] and batch.shared[:, -1].any():
+        log.warning("data.%s: pairs share the last factor; that is the residual, which no pair should share", split)
+
+
+def _compare_factors(sets: Mapping[str, Any]) -> None:
+    factors = [tuple(getattr(sets[split], "factors", None) or ()) for split in ("train", "test")]
+    if all(factors) and factors[0] != factors[1]:
+        log.warning("data.test: its factors are %s, but those of data.train %s", *(", ".join(f) for f in factors[::-1]))
+
+
+def _try_metrics(made: Plan, system: System, rehearse: bool) -> None:
+    """Build the metrics, and ask those that can tell whether they work with the system."""
+    entries = made.tree.get("evaluate", {})
+    mistakes: dict[str, str] = {}
+    for name, node in entries.items():
+        if any(first_stages(node)):
+            continue  # it may have to be trained first
+        if rehearse and (node.get("params") or {}).get("download"):
+            continue  # a rehearsal downloads nothing
+        try:
+            (metric,) = metrics({"evaluate": {name: node}}).values()
+        except ConfigError as error:
+            mistakes[name] = "; ".join(error.mistakes)
+            continue
+        try:
+            getattr(metric, "check_system", lambda _: None)(system)
+        except ValueError as error:
+            reason = _one_line(error).removesuffix("; leave it out")
+            mistakes[name] = f"evaluate.{name}: {reason}; leave it out"
+    others = ",".join(name for name in entries if name not in mistakes) or "none"
+    if mistakes:
+        raise ConfigError(
+            [f"{m}, for instance evaluate={others}" if m.endswith("leave it out") else m for m in mistakes.values()]
+        )
 
 
 def _count(system: System) -> dict[str, int]:

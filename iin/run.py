@@ -88,6 +88,8 @@ class Run:
         folder = Path(folder)
         if folder.name == "config.yaml":
             folder = folder.parent
+        elif folder.is_file():
+            raise RunError(f"{folder}: is a file; expected a run's folder, such as one below logs/")
         if not (folder / "config.yaml").is_file():
             reason = "holds no config.yaml" if folder.is_dir() else "does not exist"
             raise RunError(f"{folder}: not a run folder, it {reason}; expected the path of a folder below logs/")

@@ -36,11 +36,17 @@ class TrainingError(Exception):
 
 
 class Interrupted(Exception):
-    """A signal asked to stop, and everything is saved."""
+    """A signal asked to stop, and everything is saved.
 
-    def __init__(self, number: int) -> None:
+    Args:
+        number: of the signal.
+        folder: of the run to go on with, where it is known.
+    """
+
+    def __init__(self, number: int, folder: Path | None = None) -> None:
         super().__init__(signal.Signals(number).name)
         self.number = number
+        self.folder = folder
 
 
 class Interrupt:
@@ -48,6 +54,8 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.asked: int | None = None
+        self.folder: Path | None = None
+        """Of the run that is stopped; `fit` sets it."""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupt:
@@ -72,7 +80,7 @@ class Interrupt:
     def check(self) -> None:
         """Raise `Interrupted` if a signal asked to stop."""
         if self.asked is not None:
-            raise Interrupted(self.asked)
+            raise Interrupted(self.asked, self.folder)
 
 
 class Batches(Protocol):
@@ -168,6 +176,7 @@ def fit(
         Interrupted: a signal asked to stop.
     """
     interrupt = interrupt or Interrupt()
+    interrupt.folder = run.folder
     per_epoch = len(train)
     planned = settings.epochs * per_epoch
     total = planned if settings.steps is None else min(planned, settings.steps)
@@ -197,8 +206,8 @@ def fit(
         for sink in sinks:
             sink.scalars(step, (step - 1) // per_epoch, "test", figures)
         run.prune(settings.keep, best_step(run, settings))
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        log.info("step %d, evaluated in %.0f s: %s", step, time.monotonic() - started, shown or "nothing to measure")
+        seconds = time.monotonic() - started
+        log.info("step %d, evaluated in %.0f s:%s", step, seconds, table(figures) or " nothing to measure")
 
     system.train()
     clock = _Clock(step, total)
@@ -335,6 +344,25 @@ def evaluate(system: System, test: TestSet, evaluators: Mapping[str, Evaluator],
     finally:
         system.train(training)
     return figures
+
+
+def table(figures: Mapping[str, float], width: int = 100) -> str:
+    """Figures for people, one family (``swaps/digit``, ``dims/code``, ``nll``) a line; longer ones are wrapped."""
+    families: dict[str, list[str]] = {}
+    for name, value in figures.items():
+        family, _, last = name.rpartition("/")
+        families.setdefault(family or name, []).append(f"{last} {value:.4g}" if family else f"{value:.4g}")
+    margin = max(map(len, families), default=0) + 4
+    lines = []
+    for family, entries in families.items():
+        line = f"  {family}".ljust(margin)
+        for entry in entries:
+            if len(line) > margin and len(line) + len(entry) > width:
+                lines.append(line.rstrip())
+                line = " " * margin
+            line += entry + "  "
+        lines.append(line.rstrip())
+    return "".join(f"\n{line}" for line in lines)
 
 
 @torch.no_grad()

@@ -98,9 +98,7 @@ class Trained:
         start, end = self.encode(images), self.encode(others)
         if factor is not None:
             end = self._ask("exchange")(start, end, [self._index(factor)])
-        weight = torch.linspace(0, 1, steps, device=start.device)[None, :, None]
-        line = torch.lerp(start[:, None], end[:, None], weight)  # [B, steps, D]
-        return self.decode(line.flatten(0, 1)).unflatten(0, (len(start), steps))
+        return self._ask("line")(start, end, steps)
 
     def evaluate(self, *metrics: str) -> dict[str, float]:
         """Measure the run as ``iin-eval`` does: all figures of its configuration, or those of the entries named."""

@@ -722,7 +722,7 @@ FILES = [
     ),
     # targets
     (SYSTEM + "  target: os.system", "system.target: os.system lies outside iin, torch.nn, torchvision.models, toys; "),
-    (SYSTEM + "  target: stranger.run", "allow it with --allow stranger (a.yaml)"),
+    (SYSTEM + "  target: stranger.run", "allow it with --allow stranger, or allow=['stranger'] in Python (a.yaml)"),
     (SYSTEM + "  target: toys.system", "system.target: toys.system: it is defined in"),
     (SYSTEM + "  target: toys.os.system", "system.target: toys.os.system: module os lies outside"),
     (SYSTEM + "  target: toysx.run", "system.target: toysx.run lies outside"),

@@ -428,7 +428,8 @@ def test_evaluation_gives_the_figures_of_training_to_the_bit(here: Path, capsys:
         assert set(logged) == {"nll/nats", "nll/bits_per_dim", "noise"}
         assert out[-1] == f"Run folder: {run.folder}" and out[0].split()[0] == "nll/nats"
         pictures = {path.name for path in (run.folder / "eval" / f"step-{step:08d}").glob("*.png")}
-        assert pictures == {"reconstructions.png", "samples.png", "swap_residual.png", "swap_side.png"}
+        factors = {f"{kind}_{name}.png" for kind in ("swap", "line") for name in ("side", "residual")}
+        assert pictures == {"reconstructions.png", "samples.png"} | factors
 
 
 def test_selected_figures_join_those_that_are_there(here: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Callable
@@ -21,7 +22,8 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         metavar="PACKAGE",
         action="append",
         default=[],
-        help="let configurations name targets of this package too; a guard, not a sandbox",
+        help="let configurations name targets of this package or module too, installed or in the current folder; "
+        "a guard, not a sandbox",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="print warnings and results only")
 
@@ -61,7 +63,11 @@ def run_command(command: Callable[[], None], arguments: argparse.Namespace) -> i
             print(f"error: {mistake}", file=sys.stderr)
         return 2
     except Interrupted as stopped:
-        print(f"Stopped ({stopped}); everything is saved.", file=sys.stderr)
+        further = ""
+        if stopped.folder is not None:
+            allow = [word for package in arguments.allow for word in ("--allow", package)]
+            further = f" Go on with: iin-train {shlex.join(['-r', str(stopped.folder), *allow])}"
+        print(f"Stopped ({stopped}); everything is saved.{further}", file=sys.stderr)
         return 128 + stopped.number
     except KeyboardInterrupt:
         print("Stopped at once.", file=sys.stderr)

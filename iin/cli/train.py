@@ -34,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     start.add_argument("-p", "--project", metavar="RUN", help="the same as -r")
     parser.add_argument("-c", "--checkpoint", metavar="WHICH", help="go on from this step or file, not the newest")
     parser.add_argument("-n", "--name", metavar="NAME", help="name of the run's folder (default: the configuration's)")
-    parser.add_argument("--quick", action="store_true", help="merge each configuration's own section quick")
+    parser.add_argument(
+        "--quick", action="store_true", help="the small and short version: each configuration's own section quick"
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything and show the plan; train nothing")
     parser.add_argument("--print-config", action="store_true", help="print the merged configuration and stop")
     parser.add_argument("-t", "--train", action="store_true", help=argparse.SUPPRESS)  # accepted, as in edflow

@@ -120,6 +120,11 @@ class Config:
         """Absolute paths of the files that it came from, in the order of merging."""
         return list(self._files)
 
+    @property
+    def can_be_quick(self) -> bool:
+        """Whether any of its files has a section ``quick``, merged or not."""
+        return any(layer.quick for layer in self._layers)
+
     def where(self, path: str) -> Path | None:
         """The file that set a key, such as ``system.params.flow``; None for an override.
 

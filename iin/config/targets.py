@@ -7,6 +7,7 @@ import importlib.util
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -67,7 +68,7 @@ def packages(allow: Iterable[str]) -> tuple[str, ...]:
     """Packages that targets may come from.
 
     Raises:
-        ConfigError: one of ``allow`` is not the name of a package that is installed.
+        ConfigError: one of ``allow`` is not the name of a package that can be imported.
     """
     names = [allow] if isinstance(allow, str) else list(allow)
     mistakes = []
@@ -75,7 +76,7 @@ def packages(allow: Iterable[str]) -> tuple[str, ...]:
         if not isinstance(name, str) or not _is_public(name):
             mistakes.append(f"--allow {name}: expected the name of a package, such as timm")
         elif not _installed(name.split(".")[0]):
-            mistakes.append(f"--allow {name}: no such package is installed")
+            mistakes.append(f"--allow {name}: no module {name} in the current folder ({Path.cwd()}) and none installed")
     if mistakes:
         raise ConfigError(mistakes)
     return (*PACKAGES, *names)
@@ -100,7 +101,7 @@ def _outside(what: str, path: str, allowed: Sequence[str]) -> str:
     package = path.split(".")[0]
     return (
         f"{what} lies outside {', '.join(allowed)}; if you trust package {package} to run its code, "
-        f"allow it with --allow {package}"
+        f"allow it with --allow {package}, or allow=[{package!r}] in Python"
     )
 
 

@@ -20,6 +20,10 @@ class Accuracy:
     images count.
     """
 
+    def check_system(self, system: System) -> None:
+        """Raise ValueError for a system that this cannot measure."""
+        method(system, "classify", "Accuracy")
+
     @torch.no_grad()
     def __call__(self, system: System, batches: Iterable[Any]) -> dict[str, float]:
         classify = method(system, "classify", "Accuracy")

@@ -1,4 +1,8 @@
-"""What a metric asks of a system and of the batches; each missing piece is one clear line."""
+"""What a metric asks of a system and of the batches; each missing piece is one clear line.
+
+A metric may have a method ``check_system(system)`` that raises ValueError when it cannot work with such a system. It is
+asked before anything is trained, of a system whose weights may lie in no memory.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +35,7 @@ def method(system: nn.Module, name: str, metric: str, *, decoder: bool = False) 
     if not callable(found):
         raise ValueError(f"{metric} needs a system with {name}(...); {type(system).__name__} has none")
     if decoder and not decodes(system):
-        raise ValueError(
-            f"{metric} needs images, but this {type(system).__name__} has no decoder; leave the metric out"
-        )
+        raise ValueError(f"{metric} needs images, but this {type(system).__name__} has no decoder; leave it out")
     return found
 
 

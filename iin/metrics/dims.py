@@ -120,6 +120,10 @@ class FactorDims:
     Needs ``system.code(image) -> [B, D]`` (of an autoencoder, ``encode``) and test data of pairs.
     """
 
+    def check_system(self, system: System) -> None:
+        """Raise ValueError for a system that this cannot measure."""
+        getattr(system, "code", None) or method(system, "encode", "FactorDims")
+
     @torch.no_grad()
     def __call__(self, system: System, batches: Iterable[Any]) -> dict[str, float]:
         names = factor_names(batches, "FactorDims")

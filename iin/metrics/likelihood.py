@@ -25,6 +25,10 @@ class NLL:
     Figures: ``nll/nats`` of the whole code; ``nll/bits_per_dim`` of one unit of it.
     """
 
+    def check_system(self, system: System) -> None:
+        """Raise ValueError for a system that this cannot measure."""
+        method(system, "noisy_code", "NLL"), method(system, "flow", "NLL")
+
     @torch.no_grad()
     def __call__(self, system: System, batches: Iterable[Any]) -> dict[str, float]:
         noisy_code, flow = method(system, "noisy_code", "NLL"), method(system, "flow", "NLL")
@@ -45,6 +49,10 @@ class Inversion:
 
     Figures: ``inversion/max`` and ``inversion/mean``, over all units of all codes; of pairs, the first images count.
     """
+
+    def check_system(self, system: System) -> None:
+        """Raise ValueError for a system that this cannot measure."""
+        method(system, "code", "Inversion"), method(system, "flow", "Inversion")
 
     @torch.no_grad()
     def __call__(self, system: System, batches: Iterable[Any]) -> dict[str, float]:

@@ -20,6 +20,10 @@ class Reconstruction:
     images count.
     """
 
+    def check_system(self, system: System) -> None:
+        """Raise ValueError for a system that this cannot measure."""
+        method(system, "reconstruct", "Reconstruction", decoder=True)
+
     @torch.no_grad()
     def __call__(self, system: System, batches: Iterable[Any]) -> dict[str, float]:
         reconstruct = method(system, "reconstruct", "Reconstruction", decoder=True)

@@ -12,6 +12,7 @@ given as ``judges: {factor: {target: ...}}``, and nothing else.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +26,8 @@ from iin.models.digits import digits
 from iin.system import System
 
 __all__ = ["FactorSwaps", "Judge", "judge_color", "judge_digit"]
+
+log = logging.getLogger("iin")
 
 Judge = Callable[[Tensor], Tensor]
 
@@ -64,7 +67,7 @@ class FactorSwaps:
     Args:
         pairs: how many pairs; where the test images have labels, each is of two differing labels.
         judges: factor -> judge, or the name of one that is here (``digits``, ``color``); the factors ``digit`` and
-            ``color`` have theirs by default. A factor without a judge is left out.
+            ``color`` have theirs by default. A factor without a judge is left out, with a warning.
         batch_size: images decoded at a time.
         seed: of the pairs.
     """
@@ -81,10 +84,16 @@ class FactorSwaps:
         self.seed = seed
         self.explicit = set(judges or {})
         self.judges: dict[str, Judge] = {}
+        self._warned: set[str] = set()
         for factor, judge in {**_DEFAULT, **(judges or {})}.items():
             if isinstance(judge, str) and judge not in _JUDGES:
                 raise ValueError(f"judges.{factor}: no judge is called {judge!r}; there are {', '.join(_JUDGES)}")
             self.judges[factor] = _JUDGES[judge] if isinstance(judge, str) else judge
+
+    def check_system(self, system: System) -> None:
+        """Raise ValueError for a system that this cannot measure."""
+        for name in ("swap", "reconstruct"):
+            method(system, name, "FactorSwaps", decoder=True)
 
     @torch.no_grad()
     def __call__(self, system: System, batches: Iterable[Any]) -> dict[str, float]:
@@ -96,6 +105,7 @@ class FactorSwaps:
             raise ValueError(f"FactorSwaps: the data has the factors {', '.join(names)}, the system {system.factors}")
         swap = method(system, "swap", "FactorSwaps", decoder=True)
         reconstruct = method(system, "reconstruct", "FactorSwaps", decoder=True)
+        self._warn(names)
         judges = {index: self.judges[name] for index, name in enumerate(names) if name in self.judges}
         if not judges:
             return {}
@@ -116,6 +126,15 @@ class FactorSwaps:
             found = judged(names[index], values, pairs, self.seed)
             figures |= {f"swaps/{names[index]}/{key}": value for key, value in found.items()}
         return figures
+
+    def _warn(self, names: tuple[str, ...]) -> None:
+        """Say once which factors have no figures; nobody judges the residual."""
+        for name in names[:-1]:
+            if name not in self.judges and name not in self._warned:
+                self._warned.add(name)
+                log.warning(
+                    "swaps: no judge for factor %s, so it has no figures; give judges: {%s: {target: ...}}", name, name
+                )
 
 
 class SwapPairs(NamedTuple):

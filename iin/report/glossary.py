@@ -126,10 +126,16 @@ _FIGURES = {
         "Mean inversion error", "The same, averaged over units and images.", group="Inversion error"
     ),
     r"dims/code/(\w+)": Figure(
-        "Units for {0}", "As the published code would split the code.", group="Units, published code's formula"
+        "Units for {0}",
+        "As the published code would split the code. A property of the first stage's code: it does not change while "
+        "the flow trains.",
+        group="Units, published code's formula",
     ),
     r"dims/paper/(\w+)": Figure(
-        "Units for {0}, paper", "As the paper's formula would split it.", group="Units, paper's formula"
+        "Units for {0}, paper",
+        "As the paper's formula would split it. It can be 0: scores are exponentiated and the residual's is the number "
+        "of units, so that a factor whose units agree only partly gets a share that is rounded down to nothing.",
+        group="Units, paper's formula",
     ),
     r"dims/score/(\w+)": Figure(
         "Score of {0}",

@@ -198,11 +198,14 @@ def _head(results: Results, name: str) -> str:
     parts = [f"step {results.step:,}"]
     if match := re.match(r"(\d{4}-\d\d-\d\d)T(\d\d)-(\d\d)-\d\d", results.name):
         parts.append(f"started {match[1]} {match[2]}:{match[3]} UTC")
+    command = results.environment.get("command")
+    quick = isinstance(command, list) and "--quick" in command
+    badge = ' <span class="state other">quick</span>' if quick else ""
     about = _word(results.config, "description")
     lead = f'<p class="lead">{escape(about)}</p>' if about else ""
     return f"""<header>
 <h1>{name}</h1>
-<p class="meta"><span class="state {kind}">{escape(state)}</span> {escape(" · ".join(parts))}</p>
+<p class="meta"><span class="state {kind}">{escape(state)}</span>{badge} {escape(" · ".join(parts))}</p>
 {lead}
 <p>{_sentence(results)}</p>
 </header>"""
@@ -310,7 +313,11 @@ def _other_pictures(results: Results) -> str:
     figures = []
     for name in sorted(names, key=lambda name: (name not in _CAPTIONS, name != "samples", name)):
         title = name.replace("_", " ").replace("-", " ").capitalize()
-        figures.append(_picture(results.pictures[name], title, escape(_CAPTIONS.get(name, ""))))
+        caption = _CAPTIONS.get(name, "")
+        if name.startswith("line_"):
+            factor = name.removeprefix("line_").replace("_", " ")
+            title, caption = f"Along the {factor}", f"From left to right the {factor} becomes another image's."
+        figures.append(_picture(results.pictures[name], title, escape(caption)))
     body = "".join(figures)
     return _section("Pictures", f'<div class="pictures">{body}</div>') if body else ""
 

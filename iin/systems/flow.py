@@ -95,6 +95,12 @@ class LatentFlow(System):
         parameter = next(self.flow.parameters())
         return self.decode(torch.randn(n, self.dim, device=parameter.device, dtype=parameter.dtype))
 
+    def line(self, start: Tensor, end: Tensor, steps: int) -> Tensor:
+        """Images on the straight line between latents ``[B, D]``, ends included: ``[B, steps, C, H, W]``."""
+        weight = torch.linspace(0, 1, steps, device=start.device)[None, :, None]
+        between = torch.lerp(start[:, None], end[:, None], weight)  # [B, steps, D]
+        return self.decode(between.flatten(0, 1)).unflatten(0, (len(start), steps))
+
     def images(self, batch: Any) -> dict[str, Tensor]:
         if not self.decodes:
             return {}
@@ -180,6 +186,8 @@ class FactorFlow(LatentFlow):
         rows, columns = batch.image[:8], batch.other[8:16] if len(batch.other) >= 16 else batch.other[:8]
         for index, name in enumerate(self.names):
             pictures[f"swap_{name}"] = self.swap_grid(rows, columns, index)
+            start, end = self.encode(rows[:6]), self.encode(columns[:6])
+            pictures[f"line_{name}"] = self.line(start, self.exchange(start, end, [index]), steps=9)
         return pictures
 
     def swap_grid(self, rows: Tensor, columns: Tensor, factor: int) -> Tensor:
