@@ -261,10 +261,12 @@ def metrics(tree: Mapping[str, Any]) -> dict[str, Evaluator]:
 
 def test_set(data: Any, settings: Training, seed: int, interrupt: Interrupt | None = None) -> TestSet:
     """Test batches as metrics see them; the same ones in training and in evaluation."""
+    fingerprint = getattr(data, "fingerprint", None)
     return TestSet(
         Loader(data, settings.eval_batch_size, seed=mix(seed, 2)),
         device_of(settings),
         factors=getattr(data, "factors", None),
-        fingerprint=getattr(data, "fingerprint", None),
+        # Noise and colours of test images are drawn from the seed: with another, they are other images.
+        fingerprint=fingerprint and configuration.digest([fingerprint, seed]),
         interrupt=interrupt,
     )

@@ -129,7 +129,11 @@ def resume(
             log.info("%s", made.changed)
             with write_atomically(run.config_file) as file:
                 file.write(configuration.dump(made.tree).encode())
-            run.set_state(run.state.get("state", "interrupted"), made.step, digest=digest(made.tree))
+            mixed = digest(made.tree)
+            if made.step and mixed != run.state.get("digest"):
+                # Trained in part by other settings, it is no run of either configuration: nobody shall find it as one.
+                mixed = f"{mixed}, from step {made.step} on"
+            run.set_state(run.state.get("state", "interrupted"), made.step, digest=mixed)
         _fit(run, made.tree, system, content, resumed=True)
     return run
 

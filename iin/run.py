@@ -150,7 +150,7 @@ class Run:
         """How the run stands: ``state``, ``step``, ``digest``; empty when the file is unreadable."""
         try:
             value = json.loads((self.folder / "state.json").read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return value if isinstance(value, dict) else {}
 
@@ -191,7 +191,8 @@ class Run:
 
     def checkpoints(self) -> list[Path]:
         """Checkpoints by step, newest first, sound or not."""
-        return sorted((self.folder / "checkpoints").glob("step-*.ckpt"), key=step_of, reverse=True)
+        files = (path for path in (self.folder / "checkpoints").glob("step-*.ckpt") if step_of(path) >= 0)
+        return sorted(files, key=step_of, reverse=True)
 
     def save(self, step: int, system: Mapping[str, Tensor], optimizers: Mapping[str, Any]) -> Path:
         """Write a checkpoint, atomically; ``last.ckpt`` then points at it.
@@ -357,8 +358,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise RunError(f"{path}: damaged or no checkpoint ({reason})") from error
     if not isinstance(content, dict) or not {"format", "step", "system", "optimizers"} <= content.keys():
         raise RunError(f"{path}: not a checkpoint of this program (expected format, step, system, optimizers)")
-    if content["format"] != FORMAT:
+    if type(content["format"]) is not int or content["format"] != FORMAT:
         raise RunError(f"{path}: written in format {content['format']}, this version reads format {FORMAT}")
-    if not isinstance(content["step"], int) or not isinstance(content["system"], dict):
-        raise RunError(f"{path}: not a checkpoint of this program (step or system is of another kind)")
+    if not _is_whole(content):
+        raise RunError(f"{path}: not a checkpoint of this program (step, system or optimizers are of another kind)")
+    if step_of(path) not in (-1, content["step"]):
+        raise RunError(f"{path}: damaged or renamed (it holds step {content['step']})")
     return content
+
+
+def _is_whole(content: Mapping[str, Any]) -> bool:
+    """Whether the parts of a checkpoint are of the kinds that `Run.save` writes."""
+    step, system, optimizers = (content[name] for name in ("step", "system", "optimizers"))
+    return (
+        type(step) is int
+        and step >= 0
+        and isinstance(system, dict)
+        and all(isinstance(value, Tensor) for value in system.values())
+        and isinstance(optimizers, dict)
+        and all(isinstance(state, dict) for state in optimizers.values())
+    )

@@ -226,14 +226,20 @@ def test_optional_loggers_are_checked_before_anything_is_trained(
     assert said()[1].startswith("error: logs: tensorboard is not installed")
 
 
-def test_unforeseen_errors_are_not_hidden(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unforeseen_errors_are_one_line_that_says_how_to_see_more(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def failing(*_: Any) -> None:
         raise ZeroDivisionError("a mistake of the program")
 
     monkeypatch.setattr(tiny.Noise, "__call__", failing)
+    assert train("-b", "ae.yaml") == 2
+    (line,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("error:")]
+    assert line == "error: ZeroDivisionError: a mistake of the program (not foreseen; IIN_DEBUG=1 shows where)"
+    assert only(here / "logs").state["state"] == "failed"
+    monkeypatch.setenv("IIN_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
         train("-b", "ae.yaml")
-    assert only(here / "logs").state["state"] == "failed"
 
 
 # --- how they end ------------------------------------------------------------------------------------------------

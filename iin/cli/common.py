@@ -78,6 +78,12 @@ def run_command(command: Callable[[], None], arguments: argparse.Namespace) -> i
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except Exception as error:  # not foreseen: a bug here, or in somebody's own code
+        if os.environ.get("IIN_DEBUG"):
+            raise
+        text = " ".join(str(error).split())[:300]
+        print(f"error: {type(error).__name__}: {text} (not foreseen; IIN_DEBUG=1 shows where)", file=sys.stderr)
+        return 2
     finally:
         warnings.showwarning = show
         log.removeHandler(handler)

@@ -18,8 +18,12 @@ __all__ = ["PACKAGES", "build", "is_node", "packages", "resolve", "trust"]
 PACKAGES = ("iin", "torch.nn", "torchvision.models")
 """Where targets may come from without being allowed on the command line."""
 
-_MACHINERY = ("iin.config", "iin.cli")
-"""What reads configurations is not to be named in one: `resolve` as a target could allow itself any package."""
+_BUILDABLE = ("iin.data", "iin.first_stage", "iin.flows", "iin.losses", "iin.metrics", "iin.models", "iin.systems")
+"""Of this package, what configurations build. All else reads configurations, writes runs or fetches files, and a target
+there could allow itself any package, or write where it likes."""
+
+_TOOLS = ("iin.data.sources", "iin.data.decoding")
+"""Modules in between that fetch and read files for others."""
 
 _trusted: dict[str, Callable[..., Any]] = {}
 """Targets of the configurations that were checked in this process, those from allowed packages among them."""
@@ -57,9 +61,11 @@ def resolve(target: str, allow: Iterable[str] = ()) -> Callable[..., Any]:
     home = getattr(found, "__module__", None)
     if not isinstance(home, str) or not _inside(home + ".", allowed):
         raise ConfigError(_outside(f"target {target}: it is defined in {home}, which", str(home), allowed))
-    if _inside(home + ".", _MACHINERY):
+    ours = _inside(home + ".", ("iin",))
+    if ours and (not _inside(home + ".", _BUILDABLE) or _inside(home + ".", _TOOLS) or "." in found.__qualname__):
         raise ConfigError(
-            f"target {target}: is of the machinery that reads configurations; expected something to build"
+            f"target {target}: is of the machinery, not something to build; expected a class or function of "
+            f"{', '.join(_BUILDABLE)}"
         )
     return found
 

@@ -46,8 +46,11 @@ def quantise(image: Tensor) -> Tensor:
 
 
 def levels(image: Tensor) -> Tensor:
-    """The 8-bit levels of an image in [-1, 1]: uint8 of the same shape."""
-    return ((image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    """The 8-bit levels of an image in [-1, 1]: uint8 of the same shape.
+
+    Each level is 1/128 wide, which undoes dequantisation, ``(level + U[0, 1)) / 128 - 1``, exactly.
+    """
+    return ((image.clamp(-1, 1) + 1) * 128).floor().clamp(max=255).to(torch.uint8)
 
 
 class Digits:
