@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from iin import compat
 from iin import config as configuration
 from iin.config import ConfigError, Training
 from iin.data import Loader
@@ -35,13 +36,16 @@ __all__ = [
     "digest",
     "first_stages",
     "fresh",
+    "is_auto",
     "logs_folder",
     "metrics",
     "name_factors",
+    "original",
     "skeleton",
     "source",
     "test_set",
     "trained_part",
+    "with_factors",
     "with_weights",
 ]
 
@@ -74,7 +78,7 @@ def decisive(tree: Mapping[str, Any]) -> dict[str, Any]:
     return copy.deepcopy(
         {
             "seed": tree.get("seed", 0),
-            "data": {"train": tree["data"]["train"]},
+            "data": {"train": tree.get("data", {}).get("train")},  # `original` knows of none
             "system": tree["system"],
             "train": {key: value for key, value in tree.get("train", {}).items() if key not in COSMETIC},
         }
@@ -119,12 +123,34 @@ def checkpoint_of(params: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
     """
     if "checkpoint" in params:
         path = Path(params["checkpoint"])
-        return read_checkpoint(path), path
+        return (_original_content if compat.is_original(path) else read_checkpoint)(path), path
     run = Run(params["run"]) if "run" in params else Run.find(logs_folder(), digest(params["config"]))
     if run is None:
         name = params["config"].get("name")
         raise RunError(f"no finished run of {name} below {logs_folder()}; train it with iin-train -b")
     return load_sound(run)
+
+
+def original(path: Path) -> dict[str, Any]:
+    """A configuration of the network in a checkpoint, or run's folder, of the original project; it names no data.
+
+    Raises:
+        compat.CompatError: an original that holds no first stage, or is damaged.
+    """
+    node = compat.architecture(path)
+    kind = node["target"].rpartition(".")[2]
+    return {
+        "name": f"original_{kind.lower()}",
+        "description": f"The {kind.lower()} of a checkpoint that the original project wrote.",
+        "system": {"target": f"iin.systems.{kind}", "params": {"model": node}},
+    }
+
+
+def _original_content(path: Path) -> dict[str, Any]:
+    """The network in a checkpoint of the original project, as a checkpoint of ours has it."""
+    system: Any = skeleton(original(path))
+    system.model.load_state_dict(compat.load(path).state_dict())
+    return {"step": compat.step_of(path), "system": system.state_dict()}
 
 
 def load_sound(run: Run, which: str | int | Path | None = None) -> tuple[dict[str, Any], Path]:
@@ -160,8 +186,21 @@ def part_of(system: System, params: Mapping[str, Any]) -> nn.Module:
 # --- systems ---------------------------------------------------------------------------------------------------------
 
 
+def is_auto(tree: Mapping[str, Any]) -> bool:
+    """Whether a configuration leaves the sizes of its factors to be estimated; see `iin.factors`."""
+    return (tree["system"].get("params") or {}).get("factors") == "auto"
+
+
+def with_factors(tree: Mapping[str, Any], factors: Any) -> dict[str, Any]:
+    """A copy of a configuration with other factors."""
+    system = tree["system"]
+    return {**tree, "system": {**system, "params": {**system["params"], "factors": factors}}}
+
+
 def skeleton(tree: Mapping[str, Any]) -> System:
     """The system of a configuration with fresh weights; first stages are built like it, not looked up."""
+    if is_auto(tree):
+        tree = with_factors(tree, 2)  # of a first stage not yet trained; how many there are changes no weight's shape
     return configuration.build(_with_parts(tree["system"], lambda params: part_of(skeleton(params["config"]), params)))
 
 

@@ -340,19 +340,35 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def is_original(path: str | Path) -> bool:
-    """Whether a file or folder looks like one of the original's, by its name alone."""
+    """Whether a file or a run's folder is one of the original's, sound or not: by its name, or by what is in it."""
     path = Path(path)
-    return (path / "train" / "checkpoints").is_dir() or re.fullmatch(r"model-\d+\.ckpt", path.name) is not None
+    if path.is_dir() or _STEP.fullmatch(path.name):
+        return not path.is_dir() or (path / "train" / "checkpoints").is_dir()
+    try:
+        read(path)
+    except CompatError:
+        return False
+    return True
+
+
+def step_of(path: str | Path) -> int:
+    """The step of a checkpoint, or of the newest in a folder, by its name; 0 where that does not tell."""
+    match = _STEP.fullmatch(_newest(Path(path)).name)
+    return int(match[1]) if match else 0
+
+
+_STEP = re.compile(r"model-(\d+)\.ckpt")
+"""Names of the original's checkpoints, which alone tell the step."""
 
 
 def _newest(path: Path) -> Path:
     """The checkpoint of the highest step, if the path is a run's folder of the original."""
     if not path.is_dir():
         return path
-    files = [file for file in path.glob("**/model-*.ckpt") if re.fullmatch(r"model-\d+\.ckpt", file.name)]
+    files = [file for file in path.glob("**/model-*.ckpt") if _STEP.fullmatch(file.name)]
     if not files:
         raise CompatError(f"{path}: no checkpoint of the original in it (expected train/checkpoints/model-<step>.ckpt)")
-    return max(files, key=lambda file: int(file.stem.rpartition("-")[2]))
+    return max(files, key=step_of)
 
 
 def _allowed() -> Iterator[Any]:

@@ -35,6 +35,7 @@ from iin.building import (
 )
 from iin.config import Training
 from iin.data import Loader
+from iin.factors import adopt, settle
 from iin.logs import LogError, open_sinks
 from iin.plan import FirstStage, Plan, plan, plan_resume
 from iin.run import Run, RunError, step_of, write_atomically, write_json
@@ -66,8 +67,11 @@ def train(made: Plan) -> Run:
     """
     for stage in made.stages:
         _provide(stage)
+    asked = made.digest
+    settle(made.tree)
     system = fresh(made.tree)
-    run = Run.create(logs_folder(), made.name, {"version": configuration.VERSION, **made.tree}, digest=made.digest)
+    tree = {"version": configuration.VERSION, **made.tree}
+    run = Run.create(logs_folder(), made.name, tree, digest=made.digest, asked=asked)
     with run.locked(), _log_file(run):
         log.info("Training %s for %d steps: %s", made.name, made.steps, run.folder)
         _write_environment(run, made)
@@ -89,6 +93,7 @@ def _provide(stage: FirstStage) -> None:
                 if stage.hint:
                     log.info("%s", stage.hint)
                 stage.run = train(stage.plan)
+        adopt(stage.plan.tree, stage.run)
     log.info("First stage: %s", stage.checkpoint or (stage.run and stage.run.folder))
 
 
@@ -133,7 +138,9 @@ def resume(
             if made.step and mixed != run.state.get("digest"):
                 # Trained in part by other settings, it is no run of either configuration: nobody shall find it as one.
                 mixed = f"{mixed}, from step {made.step} on"
-            run.set_state(run.state.get("state", "interrupted"), made.step, digest=mixed)
+            state = run.state
+            found_by = {key: mixed for key in ("digest", "asked") if key == "digest" or key in state}
+            run.set_state(state.get("state", "interrupted"), made.step, **found_by)
         _fit(run, made.tree, system, content, resumed=True)
     return run
 
@@ -249,7 +256,7 @@ def _write_environment(run: Run, made: Plan) -> None:
             "versions": versions,
             "threads": torch.get_num_threads(),
             "device": str(device_of(made.settings)),
-            "data": made.sources,
+            "data": made.trial.sources,
             "first_stage": first,
         },
     )

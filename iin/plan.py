@@ -1,7 +1,7 @@
 """What is to be done, checked as a whole before anything is.
 
-`plan` checks names, types and ranges of the whole tree, first stages included, and tries the networks out on tensors
-without memory. Nothing is written, trained or downloaded.
+`plan` checks names, types and ranges of the whole tree, first stages included, and has `iin.trial` try the networks
+out. Nothing is written, trained or downloaded.
 """
 
 from __future__ import annotations
@@ -14,42 +14,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-
+from iin import compat
 from iin import config as configuration
 from iin.building import (
     FIRST_STAGE,
     checkpoint_of,
-    datasets,
     decisive,
-    device_of,
     digest,
     first_stages,
+    is_auto,
     load_sound,
     logs_folder,
-    metrics,
-    name_factors,
-    skeleton,
-    source,
+    original,
     with_weights,
 )
 from iin.config import Config, ConfigError, Training
 from iin.config.hints import hints_of
 from iin.config.reading import show_path
 from iin.data import sources
-from iin.data.base import fetch, length
+from iin.factors import KEY, adopt
 from iin.logs import missing
 from iin.run import Run, RunError
-from iin.system import System
+from iin.trial import Trial, attempt
 
 __all__ = ["FirstStage", "Plan", "locate", "plan", "plan_resume", "resolve_paths"]
 
 log = logging.getLogger("iin")
-
-LOOKED_AT = 16
-"""Items of a data set that are looked at before anything is trained."""
-TOLERANCE = 1e-3
-"""How far beyond [-1, 1] images may go without a word."""
 
 
 @dataclass
@@ -80,11 +70,8 @@ class Plan:
     run: Run | None = None
     """The run to go on with; None to start one."""
     stages: list[FirstStage] = field(default_factory=list)
-    parameters: dict[str, int] = field(default_factory=dict)
-    """Trained by each objective, and frozen."""
-    steps_per_epoch: int = 0
-    sources: dict[str, str] = field(default_factory=dict)
-    """Where training and test data come from."""
+    trial: Trial = field(default_factory=Trial)
+    """What came of trying data and networks out."""
     missing: list[str] = field(default_factory=list)
     """Data and weights that are not here, of a rehearsal; otherwise they are errors."""
     checkpoint: tuple[dict[str, Any], Path] | None = None
@@ -108,7 +95,7 @@ class Plan:
     @property
     def steps(self) -> int:
         """Steps from the beginning to the end."""
-        planned = self.settings.epochs * self.steps_per_epoch
+        planned = self.settings.epochs * self.trial.steps_per_epoch
         return planned if self.settings.steps is None else min(planned, self.settings.steps)
 
     @property
@@ -130,20 +117,22 @@ class Plan:
         lines = [f"{self.name}: {_short(self.tree['system'])}"]
         if self.tree.get("description"):
             lines.append(f"  {self.tree['description']}")
-        for split, where in self.sources.items():
+        for split, where in self.trial.sources.items():
             lines.append(f"  data.{split}: {_short(self.tree['data'][split])}" + (f", {where}" if where else ""))
         lines += [f"  missing: {line}" for line in self.missing]
-        for kind, count in self.parameters.items():
+        for kind, count in self.trial.parameters.items():
             lines.append(f"  {kind}: {count:,} parameters")
         size, lr = self.settings.batch_size, self.settings.lr
-        if self.steps_per_epoch:
-            lines.append(f"  steps: {self.steps:,} ({self.steps_per_epoch:,} an epoch, batches of {size}), lr {lr:g}")
+        if per_epoch := self.trial.steps_per_epoch:
+            lines.append(f"  steps: {self.steps:,} ({per_epoch:,} an epoch, batches of {size}), lr {lr:g}")
         else:
             lines.append(f"  steps: {self.settings.epochs:,} epochs in batches of {size}, lr {lr:g}")
         if self.run is not None:
             lines.append(f"  at step {self.step:,} of {self.steps:,}")
         if self.changes:
             lines.append(f"  {self.changed}")
+        if is_auto(self.tree):
+            lines.append("  factors: auto, estimated from the training pairs when the first stage is there")
         lines.append(f"  evaluated: {', '.join(self.tree.get('evaluate', {})) or 'nothing'}")
         for stage in self.stages:
             if stage.run is not None or stage.checkpoint is not None:
@@ -201,8 +190,10 @@ def plan_resume(
     for path, node in first_stages(made.tree):
         if not isinstance(node["params"].get("config"), Mapping):
             raise ConfigError([f"{path}: the first stage of a run cannot be changed; start another with iin-train -b"])
+    if is_auto(made.tree):
+        raise ConfigError([f"{KEY}: a run keeps the sizes that it began with; start another with iin-train -b"])
     made.changes = dict(_changes(configuration.load([run.config_file]).tree, made.tree))
-    _try_out(made)
+    made.trial = attempt(made.tree, made.settings)
     if run.checkpoints() or which is not None:
         made.checkpoint = load_sound(run, which)
         with_weights(made.tree, *made.checkpoint)
@@ -287,8 +278,10 @@ def _plan(config: Config, quick: bool, allow: Sequence[str], rehearse: bool = Fa
     made.missing = _lacking({key: made.tree.get(key) for key in ("system", "evaluate")}, allow)
     if made.missing and not rehearse:
         raise ConfigError(made.missing)
+    unready = bool(made.missing) or any(stage.plan is not None and stage.plan.missing for stage in made.stages)
     with sources.offline() if rehearse else contextlib.nullcontext():
-        _try_out(made, rehearse)
+        made.trial = attempt(made.tree, made.settings, rehearse=rehearse, data_only=unready)
+    made.missing += made.trial.missing
     return made
 
 
@@ -349,6 +342,8 @@ def locate(
         inner = _plan(_inner_config(config, path, params["config"], quick), quick, allow, rehearse)
         params["config"] = inner.tree
         found = Run.find(logs_folder(), inner.digest)
+        if found is not None:
+            adopt(inner.tree, found)
         return FirstStage(path, inner, found, hint="" if found else _similar(inner, path))
     file = config.where(f"{path}.params.{named}") if config else None
     place = configuration.resolve_path(params[named], beside=file)
@@ -356,7 +351,17 @@ def locate(
         raise ConfigError([f"{path}.params.{named}: {params[named]} does not exist ({file or 'command line'})"])
     params[named] = str(place)
     stage = FirstStage(path, checkpoint=place if named == "checkpoint" else None)
-    if named == "checkpoint" and "config" in params:
+    if compat.is_original(place):
+        # As with runs: what was trained there is what the file says itself.
+        params["checkpoint"] = str(place)
+        stage.checkpoint = place
+        if named == "run":
+            del params["run"]
+        try:
+            params["config"] = original(place)
+        except compat.CompatError as error:
+            raise ConfigError([f"{path}.params.{named}: {error}"]) from error
+    elif named == "checkpoint" and "config" in params:
         params["config"] = _plan(_inner_config(config, path, params["config"], quick), quick, allow).tree
     else:
         # What was trained there is what the run says itself; a configuration beside it does not count.
@@ -391,132 +396,5 @@ def _run_of(checkpoint: Path) -> Run:
         raise RunError(f"{checkpoint} lies in no run; give its config too") from error
 
 
-def _try_out(made: Plan, rehearse: bool = False) -> None:
-    """Build the data, and the networks on tensors without memory; take one batch through them.
-
-    Sizes that do not fit each other come to light here, before anything is trained.
-    """
-    settings = made.settings
-    device_of(settings)
-    sets = {}
-    for split in ("train", "test"):
-        try:
-            (sets[split],) = datasets(made.tree, split)
-        except ConfigError as error:
-            if not rehearse or not isinstance(error.__cause__, sources.Missing):
-                raise
-            made.missing += error.mistakes
-    made.sources = {split: source(data) if getattr(data, "source", None) else "" for split, data in sets.items()}
-    if made.missing or any(stage.plan is not None and stage.plan.missing for stage in made.stages):
-        return  # without data there is nothing to try, without weights nothing to try it with
-    counts: dict[str, int] = {}
-    mistakes = []
-    for split, data in sets.items():
-        try:
-            counts[split] = length(data)
-            _look(split, data, counts[split])
-        except (ValueError, OSError) as error:
-            mistakes.append(f"data.{split}: {_one_line(error)}")
-    if mistakes:
-        raise ConfigError(mistakes)
-    count = counts["train"]
-    if count < settings.batch_size:
-        raise ConfigError([f"train.batch_size: {settings.batch_size} is larger than the training set ({count} items)"])
-    made.steps_per_epoch = count // settings.batch_size
-    # A batch of one is taken in earnest, memory and all: some layers need two values to start from, and say so then.
-    alone = settings.batch_size == 1
-    device = torch.device("cpu" if alone else "meta")
-    try:
-        with device:
-            system = skeleton(made.tree).train(alone)
-            for data in sets.values():
-                name_factors(system, data)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ConfigError([f"system: {_one_line(error)}"]) from error
-    _compare_factors(sets)
-    made.parameters = _count(system)
-    for split, data in sets.items():
-        try:
-            batch = fetch(data, list(range(1 if alone else min(4, counts[split]))))
-        except (ValueError, OSError) as error:
-            raise ConfigError([f"data.{split}: {_one_line(error)}"]) from error
-        batch = type(batch)(*(v.to(device) if isinstance(v, torch.Tensor) else v for v in batch))
-        try:
-            for _ in system.objectives(batch, 0):
-                pass
-        except (ValueError, AttributeError) as error:
-            raise ConfigError([f"data.{split} does not fit system: {_one_line(error)}"]) from error
-        except RuntimeError as error:
-            # An operation that needs values: somebody's network may have one. The first step will tell.
-            log.debug("could not try the system out on data.%s: %s", split, error)
-    _try_metrics(made, system, rehearse)
-
-
-def _look(split: str, data: Any, count: int) -> None:
-    """Look at a few items: what is no batch is an error, what is an odd one a warning."""
-    batch = fetch(data, list(range(0, count, max(1, count // LOOKED_AT)))[:LOOKED_AT])
-    if not hasattr(batch, "_fields"):  # a named tuple, whose tensors are moved to the device
-        raise ValueError(f"{type(data).__name__} answered {type(batch).__name__}; expected Images or Pairs")
-    paired = hasattr(batch, "other")
-    values = torch.cat([batch.image.flatten(), batch.other.flatten()] if paired else [batch.image.flatten()])
-    low, high = values.double().aminmax()
-    if low < -1 - TOLERANCE or high > 1 + TOLERANCE:
-        log.warning("data.%s: images go from %.4g to %.4g; expected within [-1, 1]", split, low, high)
-    if not paired:
-        return
-    if not getattr(data, "factors", None):
-        log.warning("data.%s: pairs without names; give %s factors = (..., 'residual')", split, type(data).__name__)
-    if batch.shared.shape[1] and batch.shared[:, -1].any():
-        log.warning("data.%s: pairs share the last factor; that is the residual, which no pair should share", split)
-
-
-def _compare_factors(sets: Mapping[str, Any]) -> None:
-    factors = [tuple(getattr(sets[split], "factors", None) or ()) for split in ("train", "test")]
-    if all(factors) and factors[0] != factors[1]:
-        log.warning("data.test: its factors are %s, but those of data.train %s", *(", ".join(f) for f in factors[::-1]))
-
-
-def _try_metrics(made: Plan, system: System, rehearse: bool) -> None:
-    """Build the metrics, and ask those that can tell whether they work with the system."""
-    entries = made.tree.get("evaluate", {})
-    mistakes: dict[str, str] = {}
-    for name, node in entries.items():
-        if any(first_stages(node)):
-            continue  # it may have to be trained first
-        if rehearse and (node.get("params") or {}).get("download"):
-            continue  # a rehearsal downloads nothing
-        try:
-            (metric,) = metrics({"evaluate": {name: node}}).values()
-        except ConfigError as error:
-            mistakes[name] = "; ".join(error.mistakes)
-            continue
-        try:
-            getattr(metric, "check_system", lambda _: None)(system)
-        except ValueError as error:
-            reason = _one_line(error).removesuffix("; leave it out")
-            mistakes[name] = f"evaluate.{name}: {reason}; leave it out"
-    others = ",".join(name for name in entries if name not in mistakes) or "none"
-    if mistakes:
-        raise ConfigError(
-            [f"{m}, for instance evaluate={others}" if m.endswith("leave it out") else m for m in mistakes.values()]
-        )
-
-
-def _count(system: System) -> dict[str, int]:
-    """Numbers of parameters: those that each objective moves, and those that none does."""
-    trainable = system.trainable()
-    moved = {id(p) for parameters in trainable.values() for p in parameters}
-    counts = {
-        f"trained ({name})" if len(trainable) > 1 else "trained": sum(p.numel() for p in parameters)
-        for name, parameters in trainable.items()
-    }
-    frozen = sum(p.numel() for p in system.parameters() if id(p) not in moved)
-    return {**counts, "frozen": frozen} if frozen else counts
-
-
 def _short(node: Mapping[str, Any]) -> str:
     return str(node["target"]).rsplit(".", 1)[-1]
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -96,10 +96,19 @@ class Run:
         self.folder = folder
 
     @classmethod
-    def create(cls, logs: str | Path, name: str, tree: Mapping[str, Any], *, digest: str) -> Run:
+    def create(
+        cls, logs: str | Path, name: str, tree: Mapping[str, Any], *, digest: str, asked: str | None = None
+    ) -> Run:
         """Make a new folder ``<logs>/<UTC time>_<name>`` and write its configuration.
 
         Two runs that start in the same second get two folders.
+
+        Args:
+            logs: where; made when missing.
+            name: of the run.
+            tree: its whole configuration.
+            digest: of all that decides its weights; by it the run is found again.
+            asked: digest of the configuration that was asked for, where some of it was settled only then.
 
         Raises:
             RunError: the folder cannot be made, or not be written to.
@@ -112,7 +121,8 @@ class Run:
             folder = _new_folder(logs, f"{stamp}_{name}")
             for child in ("checkpoints", "images", "eval"):
                 (folder / child).mkdir()
-            write_json(folder / "state.json", {"state": "new", "step": 0, "digest": digest})
+            settled = {"asked": asked} if asked not in (None, digest) else {}
+            write_json(folder / "state.json", {"state": "new", "step": 0, "digest": digest, **settled})
             with write_atomically(folder / "config.yaml") as file:
                 file.write(configuration.dump(tree).encode())
         except OSError as error:
@@ -126,12 +136,15 @@ class Run:
 
     @classmethod
     def find(cls, logs: str | Path, digest: str, *, finished: bool = True) -> Run | None:
-        """The newest run below ``logs`` of the configuration with this digest, finished or not yet; else None."""
+        """The newest run below ``logs`` of the configuration with this digest, finished or not yet; else None.
+
+        A configuration that was settled when the run began (see `iin.factors`) is found as it was asked for, too.
+        """
         for folder in sorted(Path(logs).glob("*/"), reverse=True):
             if (folder / "config.yaml").is_file():
                 run = cls(folder)
                 done = run.state.get("state") == "finished" and bool(run.checkpoints())
-                if run.state.get("digest") == digest and done == finished:
+                if digest in (run.state.get("digest"), run.state.get("asked")) and done == finished:
                     return run
         return None
 

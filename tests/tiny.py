@@ -157,6 +157,16 @@ class Needy(nn.Module):
         return Gaussian(code, code.new_zeros(code.shape))
 
 
+class Blind(nn.Module):
+    """A first stage that sees the same in all images."""
+
+    dim = 4
+
+    def encode(self, image: Tensor) -> Gaussian:
+        code = image.new_zeros(len(image), 4)
+        return Gaussian(code, code)
+
+
 # --- metrics -----------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from iin.cli.common import add_common, run_command
 
@@ -14,6 +15,7 @@ EPILOG = """
 examples:
   iin-eval -p logs/<run>/config.yaml                  all figures of the newest checkpoint
   iin-eval -p logs/<run> -c 468 evaluate=dims,swaps   two of them, of another checkpoint
+  iin-eval -p logs/<run> evaluate=dims --write F.yaml factor sizes, as an overlay: iin-train -b cmnist_diin F.yaml
 """
 
 
@@ -28,16 +30,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("-p", "--project", required=True, metavar="RUN", help="a run: its folder, or its config.yaml")
     parser.add_argument("-c", "--checkpoint", metavar="WHICH", help="last (default), a step, or a file")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="write the factor sizes that were measured (iin.metrics.FactorDims) as an overlay for the configuration "
+        "of a flow",
+    )
     add_common(parser)
     arguments = parser.parse_intermixed_args(argv)
 
     def command() -> None:
-        from iin import experiment
+        from iin import experiment, factors
         from iin.run import Run
 
         run = Run(arguments.project)
+        if arguments.write:
+            factors.check_overlay(arguments.write)
         figures = experiment.evaluate_run(run, arguments.overrides, arguments.checkpoint, allow=arguments.allow)
         print(table(figures))
+        if arguments.write:
+            factors.write_overlay(arguments.write, figures, str(run.folder))
+            print(f"Factors: {arguments.write} (merge it: iin-train -b FLOW.yaml {arguments.write})")
         print(f"Report: {run.folder / 'report.html'}")
         print(f"Run folder: {run.folder}")
 

@@ -16,7 +16,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from torch import Tensor
 from iin.metrics.contract import factor_names, method
 from iin.system import System
 
-__all__ = ["FactorDims", "factor_dims", "factor_scores", "paper_scores"]
+__all__ = ["FactorDims", "at_least_one", "factor_dims", "factor_scores", "pair_codes", "paper_scores"]
 
 
 def factor_scores(first: Tensor, second: Tensor, shared: Tensor) -> Tensor:
@@ -111,6 +111,39 @@ def factor_dims(scores: Sequence[float] | Tensor, dim: int) -> list[int]:
     return [*sizes, dim - sum(sizes)]
 
 
+def at_least_one(sizes: Sequence[int]) -> list[int]:
+    """Sizes with a unit for each factor: those without get one, from the largest.
+
+    Rounded down, the share of a factor may be nothing; a flow has no use for a factor of no dimension.
+
+    Raises:
+        ValueError: there are fewer units than factors.
+    """
+    if sum(sizes) < len(sizes):
+        raise ValueError(f"{sum(sizes)} dimensions are too few for {len(sizes)} factors")
+    filled = list(sizes)
+    while 0 in filled:
+        filled[filled.index(max(filled))] -= 1
+        filled[filled.index(0)] += 1
+    return filled
+
+
+@torch.no_grad()
+def pair_codes(code: Callable[[Tensor], Tensor], pairs: Iterable[Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes of all pairs, on the CPU.
+
+    Args:
+        code: image ``[B, C, H, W]`` -> ``[B, D]``.
+        pairs: batches of `iin.data.Pairs`.
+
+    Returns:
+        Codes ``[N, D]`` of the first images and of the others, and ``shared [N, K]``.
+    """
+    rows = [(code(batch.image).cpu(), code(batch.other).cpu(), batch.shared.cpu()) for batch in pairs]
+    first, second, shared = (torch.cat(column) for column in zip(*rows, strict=True))
+    return first, second, shared
+
+
 class FactorDims:
     """Factor dimensions of the first stage's code, estimated on the test pairs.
 
@@ -128,8 +161,7 @@ class FactorDims:
     def __call__(self, system: System, batches: Iterable[Any]) -> dict[str, float]:
         names = factor_names(batches, "FactorDims")
         code = getattr(system, "code", None) or method(system, "encode", "FactorDims")
-        rows = [(code(batch.image).cpu(), code(batch.other).cpu(), batch.shared.cpu()) for batch in batches]
-        first, second, shared = (torch.cat(column) for column in zip(*rows, strict=True))
+        first, second, shared = pair_codes(code, batches)
         if shared.shape[1] != len(names):
             raise ValueError(f"FactorDims: {len(names)} factors are named {names}, but pairs tell of {shared.shape[1]}")
         for name, count in zip(names[:-1], shared.sum(0).tolist(), strict=False):

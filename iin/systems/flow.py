@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
-from annotated_types import Len
+from annotated_types import Ge, Len
 from torch import Tensor, nn
 
 from iin.arguments import Count, Fraction
@@ -114,11 +114,14 @@ class FactorFlow(LatentFlow):
     Args:
         first_stage: a trained network with ``encode(image)`` -> `Gaussian`; with ``decode(x)``, pictures too.
         flow: bijection of its code ``[B, D]``.
-        factors: dimensions of each factor, in the order of the data set's factors, the residual last; sum ``D``.
+        factors: dimensions of each factor, in the order of the data set's factors, the residual last; sum ``D``. Or
+            their number, for equal parts (see `equal_parts`). In a configuration also ``auto``: estimated from the
+            training pairs before the flow is built (see `iin.metrics.FactorDims`), and written into the run's
+            configuration.
         rho: correlation of a shared factor within a pair, in (0, 1).
 
     Raises:
-        ValueError: the factors do not sum to the size of the latent.
+        ValueError: the factors do not sum to the size of the latent, or are still to be estimated.
 
     References:
         A Disentangling Invertible Interpretation Network for Explaining Latent Representations
@@ -131,23 +134,30 @@ class FactorFlow(LatentFlow):
         self,
         first_stage: nn.Module,
         flow: InvertibleModule,
-        factors: Annotated[tuple[Count, ...], Len(2)],
+        factors: Annotated[tuple[Count, ...], Len(2)] | Annotated[int, Ge(2)] | Literal["auto"],
         rho: Fraction = 0.975,
     ) -> None:
         super().__init__(first_stage, flow)
+        if isinstance(factors, str):
+            raise ValueError(f"FactorFlow: factors: {factors!r} is for configurations; here, give sizes or a number")
         for mistake in self.check(flow={"params": {"dim": self.dim}}, factors=factors):
             raise ValueError(f"FactorFlow: {mistake}")
-        self.factors = tuple(factors)
-        self.names: tuple[str, ...] = tuple(f"factor_{k}" for k in range(len(factors)))
+        self.factors = equal_parts(self.dim, factors) if isinstance(factors, int) else tuple(factors)
+        self.names: tuple[str, ...] = tuple(f"factor_{k}" for k in range(len(self.factors)))
         self.rho = rho
         self.register_buffer("sizes", torch.tensor(self.factors), persistent=False)
 
     @staticmethod
-    def check(*, factors: Sequence[int] = (), flow: Any = None, **_: Any) -> Iterator[str]:
+    def check(*, factors: Sequence[int] | int | str = (), flow: Any = None, **_: Any) -> Iterator[str]:
         """What is wrong with arguments taken together, before anything is built."""
         params = flow.get("params", {}) if isinstance(flow, Mapping) else {}
         dim = params.get("dim") if isinstance(params, Mapping) else None
-        if isinstance(dim, int) and factors and sum(factors) != dim:
+        if not isinstance(dim, int) or isinstance(factors, str):
+            return
+        if isinstance(factors, int):
+            if factors > dim:
+                yield f"factors: {factors} factors, but the flow has {dim} dimensions; each factor needs one"
+        elif factors and sum(factors) != dim:
             total = " + ".join(map(str, factors))
             yield f"factors: {total} = {sum(factors)}, but the flow has {dim} dimensions; they must be equal"
 
@@ -208,6 +218,18 @@ class FactorFlow(LatentFlow):
         corner = torch.zeros_like(rows[:1])
         body = torch.cat([rows[:, None], cells], dim=1)
         return torch.cat([torch.cat([corner, columns])[None], body])
+
+
+def equal_parts(dim: int, count: int) -> tuple[int, ...]:
+    """Sizes of so many nearly equal parts, as the original cuts them: ``ceil(dim / count)`` each, and the rest.
+
+    Where that leaves fewer parts than asked for (16 in 5 makes four), as evenly as can be.
+    """
+    size = -(-dim // count)
+    parts = [min(size, dim - start) for start in range(0, dim, size)]
+    if len(parts) < count:
+        parts = [dim // count + (k < dim % count) for k in range(count)]
+    return tuple(parts)
 
 
 def _dim(flow: nn.Module) -> int:
