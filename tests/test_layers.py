@@ -33,7 +33,7 @@ LAYERS = {
     "models": "flows",
     "systems": "system flows models losses data",
     "metrics": "system data models losses",
-    "compat": "flows models",
+    "compat": "system flows models systems",
     # The loop, which gets all of the above built.
     "run": "config",
     "record": "run",

@@ -13,10 +13,13 @@ __all__ = ["Autoencoder", "encoder"]
 # Slope of the published networks' LeakyReLU; the couplings use 0.01.
 SLOPE = 0.2
 
+# Channels grow to so many times the width, no further.
+MOST = 16
+
 
 def _widths(width: int, n_down: int) -> list[int]:
-    """Channels after each halving: doubled each time, at most eight times the first."""
-    return [min(width * 2**i, width * 8) for i in range(n_down)]
+    """Channels after each halving: doubled each time, at most 16 times the first."""
+    return [width * min(2**i, MOST) for i in range(n_down)]
 
 
 def encoder(channels: int, size: int, n_down: int, width: int, norm_name: NormName, out: int) -> nn.Sequential:
@@ -56,7 +59,7 @@ class Autoencoder(nn.Module):
         size: height and width of the images; a multiple of ``2**n_down``.
         dim: size ``D`` of the code.
         n_down: how often the encoder halves the image.
-        width: channels after the first halving; they double up to eight times this.
+        width: channels after the first halving; they double, up to 16 times this.
         norm: normalisation layer.
         deterministic: an autoencoder without posterior noise.
 

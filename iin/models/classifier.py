@@ -21,7 +21,7 @@ class Classifier(nn.Module):
         classes: number of classes.
         dim: size ``D`` of the code.
         n_down: how often the encoder halves the image.
-        width: channels after the first halving; they double up to eight times this.
+        width: channels after the first halving; they double, up to 16 times this.
         norm: normalisation layer.
     """
 
