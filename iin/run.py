@@ -21,17 +21,17 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from iin import config as configuration
+from iin.files import write_atomically
 
 __all__ = ["Run", "RunError", "write_atomically"]
 
@@ -41,31 +41,6 @@ FORMAT = 1
 
 class RunError(Exception):
     """Something about a run's folder is not as it should be; the message is one line."""
-
-
-@contextlib.contextmanager
-def write_atomically(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside ``path`` that takes its place when the block ends, or vanishes if it fails.
-
-    The file is synced before it is renamed, and the folder after: a crash leaves the old file or the new one.
-    """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -453,7 +453,7 @@ def test_a_target_that_cannot_be_written_is_one_line(
         raise PermissionError(13, "Permission denied", "/somewhere/.page.tmp")
 
     (here / "page.html").write_text("old")
-    monkeypatch.setattr("iin.run.tempfile.mkstemp", refuse)
+    monkeypatch.setattr("iin.files.tempfile.mkstemp", refuse)
     assert main(["-b", own(here), "--allow", "gallery", "--save", "page.html"]) == 2
     assert capsys.readouterr().err == "error: page.html: cannot be written (Permission denied)\n"
     assert (here / "page.html").read_text() == "old"

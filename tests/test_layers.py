@@ -16,19 +16,20 @@ import iin
 
 PACKAGE = Path(iin.__file__).parent
 
-BOTTOM = "arguments seeds"
+BOTTOM = "arguments files seeds"
 """Whoever needs them may import these; they import nothing of the package."""
 
 LAYERS = {
     "arguments": "",
+    "files": "",
     "seeds": "",
-    # Each of these stands alone.
+    # Each of these stands alone, but for the last.
     "losses": "",
     "data": "",
     "flows": "",
     "system": "",
     "config": "",
-    "pictures": "",
+    "pictures": "system",
     # What is trained and what judges it.
     "models": "flows",
     "systems": "system flows models losses data",
@@ -37,8 +38,8 @@ LAYERS = {
     # The loop, which gets all of the above built.
     "run": "config",
     "record": "run",
-    "report": "run record",
-    "logs": "run record report pictures",
+    "report": "run record pictures",
+    "logs": "run record report pictures system",
     "train": "config run record logs system",
     # From a configuration to a run. Data sets reach these built; what is imported of `data` is the loader, and sources.
     "building": "config run train system data compat",
