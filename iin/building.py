@@ -134,22 +134,25 @@ def checkpoint_of(params: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
 def original(path: Path) -> dict[str, Any]:
     """A configuration of the network in a checkpoint, or run's folder, of the original project; it names no data.
 
+    The network is the part ``model`` of its system, or, of a flow, the whole.
+
     Raises:
-        compat.CompatError: an original that holds no first stage, or is damaged.
+        compat.CompatError: not such a file, or one that is damaged.
     """
     node = compat.architecture(path)
     kind = node["target"].rpartition(".")[2]
+    first_stage = node["target"].startswith("iin.models.")
     return {
         "name": f"original_{kind.lower()}",
-        "description": f"The {kind.lower()} of a checkpoint that the original project wrote.",
-        "system": {"target": f"iin.systems.{kind}", "params": {"model": node}},
+        "description": f"The {kind.lower().replace('_', ' ')} of a checkpoint that the original project wrote.",
+        "system": {"target": f"iin.systems.{kind}", "params": {"model": node}} if first_stage else node,
     }
 
 
 def _original_content(path: Path) -> dict[str, Any]:
     """The network in a checkpoint of the original project, as a checkpoint of ours has it."""
     system: Any = skeleton(original(path))
-    system.model.load_state_dict(compat.load(path).state_dict())
+    getattr(system, "model", system).load_state_dict(compat.load(path).state_dict())
     return {"step": compat.step_of(path), "system": system.state_dict()}
 
 

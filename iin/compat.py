@@ -465,11 +465,12 @@ def system(path: str | Path, **settings: Any) -> System:
 
 
 def architecture(path: str | Path) -> dict[str, Any]:
-    """Node of a configuration that builds the network of an original autoencoder or classifier, without its weights."""
+    """Node of a configuration that builds the network of an original checkpoint, without its weights."""
     model = load(path)
-    if not isinstance(model, Autoencoder | Classifier):
-        kind = type(model).__name__
-        raise CompatError(f"{path}: a {kind} is no first stage; expected an autoencoder or a classifier")
+    if isinstance(model, Chain):
+        coupling: Any = model[1]
+        sizes = {"dim": coupling.dim, "blocks": len(model) // 4, "hidden": coupling.hidden, "depth": coupling.depth}
+        return {"target": "iin.flows.vector_flow", "params": sizes}
     params = {name: getattr(model, name) for name in ("channels", "size", "dim", "n_down", "width", "norm")}
     if isinstance(model, Classifier):
         params["classes"] = model.classes

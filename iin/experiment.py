@@ -41,7 +41,7 @@ from iin.plan import FirstStage, Plan, plan, plan_resume
 from iin.run import Run, RunError, step_of, write_atomically, write_json
 from iin.seeds import mix
 from iin.system import System
-from iin.train import Interrupt, Interrupted, evaluate, fit, look, record
+from iin.train import Interrupt, Interrupted, evaluate, fit, look, make_optimizers, record, restore
 from iin.trained import Trained
 
 __all__ = ["Trained", "evaluate_run", "load", "plan", "plan_resume", "resume", "train"]
@@ -94,7 +94,8 @@ def _provide(stage: FirstStage) -> None:
                     log.info("%s", stage.hint)
                 stage.run = train(stage.plan)
         adopt(stage.plan.tree, stage.run)
-    log.info("First stage: %s", stage.checkpoint or (stage.run and stage.run.folder))
+    name = stage.path.rpartition(".")[2].replace("_", " ").capitalize()  # First stage, as a rule
+    log.info("%s: %s", name, stage.checkpoint or (stage.run and stage.run.folder))
 
 
 def resume(
@@ -118,7 +119,7 @@ def resume(
     with run.locked(), _log_file(run):
         run.sweep()
         made = plan_resume(run, overrides, which, allow=allow)
-        content = None
+        content, recorded = None, 0
         if made.checkpoint is not None:
             content, path = made.checkpoint
             system = with_weights(made.tree, content, path)
@@ -126,7 +127,9 @@ def resume(
                 log.info("Resuming %s at step %d of %d (%s)", run.folder, made.step, made.steps, path.name)
             else:
                 log.info("Nothing left to train: %s is at step %d of %d", run.folder, made.step, made.steps)
-            _rewind(run, content, path)
+            # Tried before anything is set aside for it.
+            restore(make_optimizers(system, made.settings), content["optimizers"])
+            recorded = _rewind(run, content, path)
         else:  # stopped before its first checkpoint: the beginning is the state to go on from
             system = fresh(made.tree)
             log.info("Starting %s from the beginning: it has no checkpoint yet", run.folder)
@@ -141,25 +144,39 @@ def resume(
             state = run.state
             found_by = {key: mixed for key in ("digest", "asked") if key == "digest" or key in state}
             run.set_state(state.get("state", "interrupted"), made.step, **found_by)
-        _fit(run, made.tree, system, content, resumed=True)
+        _fit(run, made.tree, system, content, recorded)
     return run
 
 
-def _rewind(run: Run, content: Mapping[str, Any], path: Path) -> None:
-    """Make the checkpoint that was loaded the run's newest."""
+def _rewind(run: Run, content: Mapping[str, Any], path: Path) -> int:
+    """Make the checkpoint that was loaded the run's newest; the step up to which the run's record holds for it."""
     own = path.resolve() == run.checkpoint(content["step"]).resolve()
-    # A file from elsewhere takes the place of the run's own of that step.
-    newer = run.rewind(content["step"] if own else content["step"] - 1)
+    # A file from elsewhere takes the place of the run's own of that step, whose figures are not those of its weights.
+    recorded = content["step"] if own else content["step"] - 1
+    newer = run.rewind(recorded)
     if newer:
         log.warning("Set aside, as *.old: %s", ", ".join(file.name for file in newer))
     if not own:
         run.save(content["step"], content["system"], content["optimizers"])
+    return recorded
 
 
 def _fit(
-    run: Run, tree: Mapping[str, Any], system: System, content: Mapping[str, Any] | None, *, resumed: bool = False
+    run: Run,
+    tree: Mapping[str, Any],
+    system: System,
+    content: Mapping[str, Any] | None,
+    recorded: int | None = None,
 ) -> None:
-    """Run the loop in a run's folder, and record how it ended."""
+    """Run the loop in a run's folder, and record how it ended.
+
+    Args:
+        run: the folder.
+        tree: the whole configuration.
+        system: with its weights.
+        content: of the checkpoint to go on from; None to begin.
+        recorded: of a run that is gone on with, the step up to which its record holds; None for a new one.
+    """
     settings, seed = Training(**tree.get("train", {})), tree.get("seed", 0)
     step = content["step"] if content else 0
     train_data, test_data = datasets(tree, "train", "test")
@@ -167,7 +184,7 @@ def _fit(
     system.to(device_of(settings))
     evaluators = metrics(tree)
     interrupt = Interrupt()
-    sinks = open_sinks(tree.get("logs", []), run.folder, tree, step=step if resumed else None)
+    sinks = open_sinks(tree.get("logs", []), run.folder, tree, step=recorded)
     # The names of factors are the data's; a run that is loaded without its data has them from here.
     run.set_state("running", step, factors=list(getattr(system, "names", ())))
     try:
@@ -322,7 +339,7 @@ def evaluate_run(
     test = test_set(data, settings, seed)
     figures = evaluate(system, test, evaluators, seed=mix(seed, 1))
     record(run, trained.step, system, figures, _facts(tree, data), evaluators)
-    for name, images in look(system, test, seed=mix(seed, 1)).items():
-        pictures.save(pictures.grid(images), run.folder / "eval" / f"step-{trained.step:08d}" / f"{name}.png")
+    found = look(system, test, trained.step, seed=mix(seed, 1))
+    pictures.write(run.folder / "eval" / f"step-{trained.step:08d}", found)
     report.write(run.folder)
     return figures

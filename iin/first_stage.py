@@ -24,12 +24,17 @@ def pretrained(
     In a configuration, ``config`` alone is enough: the finished run of that very configuration is looked up in the
     logs folder, and where there is none, it is trained before anything is built.
 
+    A checkpoint or run's folder of the original project will do as well: its autoencoder, classifier or flow. A flow is
+    no first stage, but this may stand where a system asks for its ``flow``, which is then trained further from these
+    weights, or with ``train.steps=0`` evaluated as it is.
+
     Args:
         config: the configuration that the network is, or was, trained with: a path, the name of a shipped one, or a
             whole configuration as a mapping.
-        part: attribute path of the part, such as ``model``; empty for the whole system.
+        part: attribute path of the part, such as ``model``; empty for the whole system, which a flow of the original is.
         run: a run's folder, instead of looking one up.
-        checkpoint: a checkpoint file; its configuration is that of the run that it lies in, or else ``config``.
+        checkpoint: a checkpoint file; its configuration is that of the run that it lies in, or else ``config``. One of
+            the original project tells its own.
 
     Raises:
         RunError: there is no finished run of that configuration; this function does not train.

@@ -361,6 +361,8 @@ def locate(
             params["config"] = original(place)
         except compat.CompatError as error:
             raise ConfigError([f"{path}.params.{named}: {error}"]) from error
+        if not params["config"]["system"]["target"].startswith("iin.systems."):
+            params.setdefault("part", "")  # a flow is no part of a system
     elif named == "checkpoint" and "config" in params:
         params["config"] = _plan(_inner_config(config, path, params["config"], quick), quick, allow).tree
     else:

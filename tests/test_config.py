@@ -581,7 +581,7 @@ OVERRIDES = [
     ("evaluate=3", "evaluate: expected names of entries"),
     ("evaluate.dimz.params.seed=3", "evaluate.dimz: no such entry; did you mean dims? (command line)"),
     ("quick.train.steps=3", "quick.train.steps: cannot be set; set the key itself (train.steps=...)"),
-    ("train.steps=0", "train.steps: expected an integer >= 1 or null, found 0 (command line)"),
+    ("train.steps=-1", "train.steps: expected an integer >= 0 or null, found -1 (command line)"),
     ("wandb.projct=x", "wandb.projct: unknown key; did you mean project? (command line)"),
     ("system.target=toys.Sistem", "system.target: toys.Sistem: there is no Sistem in toys; did you mean System"),
     ("system.parms.rho=0.5", "system.parms: unknown key; did you mean params? (command line)"),

@@ -110,9 +110,30 @@ def test_a_renamed_key_is_one_line_and_leaves_nothing(here: Path, errors: Errors
 
 
 def test_a_flow_is_no_first_stage(here: Path, errors: Errors) -> None:
-    write(checkpoint(100), flow_state())
+    write(checkpoint(100), flow_state(4))
     assert train("-b", "flow.yaml") == 2
-    assert "is no first stage; expected an autoencoder or a classifier" in errors()
+    line = errors()
+    assert line.count("\n") == 1 and "has no encode" in line
+
+
+def test_a_published_flow_over_a_published_autoencoder_is_evaluated_as_it_is(here: Path) -> None:
+    state = flow_state(4, blocks=3, hidden=7, depth=2)
+    write(Path("iin", "train", "checkpoints", "model-50.ckpt"), state)
+    tree = tiny.flow({"checkpoint": "original"}, steps=0)
+    tree["system"]["params"]["flow"] = tiny.node("iin.first_stage.pretrained", checkpoint="iin")
+    tiny.write(here / "both.yaml", tree)
+    assert train("-b", "both.yaml") == 0
+    shutil.rmtree("iin")
+    run = only(here / "logs").folder
+    system: Any = load(run, allow=["tiny"]).system
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(system.flow(x), compat.flow(state)(x))
+    assert system.dim == 4 and list(run.glob("images/*.png"))
+    assert train("-r", run, "train.steps=6") == 0  # and trained further
+    moved: Any = load(run, allow=["tiny"]).system
+    assert not torch.equal(moved.flow(x)[0], system.flow(x)[0])
+    frozen: Any = compat.load("original")
+    assert all(torch.equal(v, moved.first_stage.state_dict()[k]) for k, v in frozen.state_dict().items())
 
 
 def test_a_pickle_that_would_run_code_is_refused_and_nothing_is_run(here: Path, errors: Errors) -> None:

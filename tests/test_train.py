@@ -237,6 +237,51 @@ def test_a_file_from_elsewhere_can_be_gone_on_from(alone: dict[str, Any], tmp_pa
     assert read_checkpoint(run.checkpoints()[0])["step"] == 12
 
 
+def test_a_file_from_elsewhere_takes_the_place_of_the_runs_own_of_that_step(
+    alone: dict[str, Any], tmp_path: Path
+) -> None:
+    assert train("-b", alone["flow"], "train.keep=9", "--logs", tmp_path / "own") == 0
+    assert train("-b", alone["flow"], "train.keep=9", "train.lr=0.02", "--logs", tmp_path / "other") == 0
+    run, other = only(tmp_path / "own"), only(tmp_path / "other")
+    before = {line["step"]: line for line in figures(run, "test")}
+    assert train("-r", run.folder, "-c", other.checkpoint(6)) == 0  # the end of the first epoch, evaluated
+    after, theirs = ({line["step"]: line for line in figures(each, "test")} for each in (run, other))
+    assert after[6] == theirs[6] != before[6]
+    assert 6 not in [line["step"] for line in figures(run, "train")]  # the run's own loss of that step is not theirs
+    assert read_checkpoint(run.checkpoint(12))["step"] == 12
+
+
+def test_a_file_with_other_optimisers_is_refused_before_anything_is_set_aside(
+    alone: dict[str, Any], tmp_path: Path, capsys: Any
+) -> None:
+    assert train("-b", alone["flow"], "train.keep=9", "--logs", tmp_path) == 0
+    run = only(tmp_path)
+    content = read_checkpoint(run.checkpoint(5))
+    content["optimizers"]["main"]["param_groups"][0]["params"] = [0]
+    torch.save(content, tmp_path / "odd.ckpt")
+    before = sorted(path.name for path in run.folder.glob("checkpoints/*"))
+    assert train("-r", run.folder, "-c", tmp_path / "odd.ckpt") == 2
+    assert "the checkpoint's optimiser 'main' is of another system" in capsys.readouterr().err
+    assert sorted(path.name for path in run.folder.glob("checkpoints/*")) == before
+    assert_equal(run, alone["flow run"])
+
+
+def test_no_steps_evaluate_a_system_as_it_was_built_and_can_be_gone_on_from(
+    alone: dict[str, Any], tmp_path: Path
+) -> None:
+    assert train("-b", alone["flow"], "train.steps=0", "--logs", tmp_path) == 0
+    run = only(tmp_path)
+    assert run.state["state"] == "finished" and run.state["step"] == 0
+    (line,) = figures(run, "test")
+    assert line["step"] == 0 and line["epoch"] == 0 and "nll/nats" in line
+    assert (run.folder / "report.html").is_file() and list(run.folder.glob("images/*_step-00000000.png"))
+    assert train("-r", run.folder) == 0
+    assert len(figures(run, "test")) == 1
+    assert train("-r", run.folder, "train.steps=12", "train.checkpoint_every=5") == 0
+    weights = [read_checkpoint(each.checkpoint(12))["system"] for each in (run, alone["flow run"])]
+    assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
+
+
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(
     alone: dict[str, Any], tmp_path: Path, capsys: Any
 ) -> None:
@@ -384,9 +429,10 @@ def test_the_gradient_is_clipped_when_asked(alone: dict[str, Any], tmp_path: Pat
     assert abs(float(weights[0])) > 100 * abs(float(weights[1]))
 
 
-def test_schedule_is_constant_and_then_falls_to_nothing() -> None:
+def test_schedule_is_constant_and_then_falls_one_step_late_as_published() -> None:
     assert [schedule(step, 2.0, None, 10) for step in (0, 5, 10)] == [2.0, 2.0, 2.0]
-    assert [schedule(step, 2.0, 6, 10) for step in (0, 6, 7, 9, 10, 12)] == [2.0, 2.0, 1.5, 0.5, 0.0, 0.0]
+    assert [schedule(step, 2.0, 10, 10) for step in (0, 9, 12)] == [2.0, 2.0, 2.0]  # it never comes to that
+    assert [schedule(step, 2.0, 6, 10) for step in (0, 6, 7, 8, 9, 11, 13)] == [2.0, 2.0, 2.0, 1.5, 1.0, 0.0, 0.0]
 
 
 def test_workers_change_nothing(alone: dict[str, Any], tmp_path: Path) -> None:

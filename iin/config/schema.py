@@ -27,12 +27,13 @@ class Training:
 
     Args:
         epochs: passes over the data.
-        steps: ends the run after so many steps, wherever that is in an epoch.
+        steps: ends the run after so many steps, wherever that is in an epoch; 0 trains nothing and evaluates the system
+            as it was built, which is of use where its weights come from elsewhere.
         batch_size: images or pairs a step.
         eval_batch_size: images or pairs a batch of evaluation.
         lr: learning rate of Adam.
         betas: decay rates of Adam's moments.
-        decay_start: step from which on the learning rate falls linearly, to 0 at the last step; None keeps it.
+        decay_start: step from which on the learning rate falls linearly, towards 0 at the last; None keeps it.
         clip: largest norm of the gradient; None clips nothing.
         log_every: steps between two lines of ``metrics.jsonl``.
         checkpoint_every: steps between two checkpoints; None saves after each epoch.
@@ -45,7 +46,7 @@ class Training:
     """
 
     epochs: Count = 10
-    steps: Count | None = None
+    steps: NonNegativeInt | None = None
     batch_size: Count = 25
     eval_batch_size: Count = 250
     lr: Positive = 1.125e-4

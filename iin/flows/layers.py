@@ -100,6 +100,8 @@ class Coupling(InvertibleModule):
         if dim < 2 or dim % 2:
             raise ValueError(f"Coupling: dim must be an even number of at least 2, found {dim}")
         self.dim = dim
+        self.hidden = hidden
+        self.depth = depth
         self.flip = flip
         sizes = [dim // 2] + [hidden] * (depth + 1) + [dim // 2]
         self.weights = nn.ParameterList(torch.empty(2, i, o) for i, o in pairwise(sizes))
