@@ -8,6 +8,7 @@ checkpoint of its own, whatever has become of the first stage's run.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -54,7 +55,10 @@ log = logging.getLogger("iin")
 FIRST_STAGE = "iin.first_stage.pretrained"
 """The target of a node that stands for a part of another run; named by its path, since it builds upon this module."""
 
-COSMETIC = {"log_every", "checkpoint_every", "keep", "best", "best_mode", "evaluate_every", "workers", "device"}
+COSMETIC = {
+    *("log_every", "checkpoint_every", "keep", "best", "best_mode"),
+    *("evaluate_every", "eval_batch_size", "workers", "device"),
+}
 """Settings of ``train`` that do not change the weights a run ends with."""
 
 
@@ -74,13 +78,14 @@ def digest(tree: Mapping[str, Any]) -> str:
 
 
 def decisive(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of what decides a run's weights; the rest of a configuration is left out."""
+    """A copy of what decides a run's weights, defaults written out; the rest of a configuration is left out."""
+    settings = dataclasses.asdict(Training(**tree.get("train", {})))
     return copy.deepcopy(
         {
             "seed": tree.get("seed", 0),
             "data": {"train": tree.get("data", {}).get("train")},  # `original` knows of none
             "system": tree["system"],
-            "train": {key: value for key, value in tree.get("train", {}).items() if key not in COSMETIC},
+            "train": {key: value for key, value in settings.items() if key not in COSMETIC},
         }
     )
 

@@ -382,7 +382,7 @@ def _similar(made: Plan, path: str) -> str:
             run = Run(folder)
             tree = configuration.load([run.config_file]).tree
             keys = [key for key, _ in _changes(decisive(tree), decisive(made.tree))]
-        except (RunError, ConfigError, LookupError):  # of another version, perhaps
+        except (RunError, ConfigError, LookupError, TypeError):  # of another version, perhaps
             continue
         if tree.get("name") == made.name and run.state.get("state") == "finished" and run.checkpoints():
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""

@@ -145,11 +145,12 @@ def test_another_first_stage_is_not_mistaken_for_it(here: Path, change: Callable
     "change",
     [
         lambda tree: tree["train"].update(log_every=1, keep=1, evaluate_every=2, checkpoint_every=3),
+        lambda tree: tree["train"].update(clip=None, betas=[0.5, 0.9], eval_batch_size=7),
         lambda tree: tree.pop("evaluate"),
         lambda tree: tree["data"]["test"]["params"].update(count=8),
         lambda tree: tree.update(name="other", description="the same"),
     ],
-    ids=["what is logged", "metrics", "test data", "name"],
+    ids=["what is logged", "defaults written out", "metrics", "test data", "name"],
 )
 def test_what_does_not_change_its_weights_leaves_a_first_stage_found(here: Path, change: Callable[[Any], Any]) -> None:
     tree = tiny.autoencoder()
@@ -460,7 +461,8 @@ def test_a_distance_says_what_it_was_measured_with(here: Path) -> None:
     assert train("-b", tiny.write(here / "two.yaml", tree), "train.steps=1", "-q") == 0
     found = figures(Run(stages()[-1]), 1)
     assert found["extractor"] == "fid: digits, other: pixels" and found["images"] == 30
-    assert found["entries"] == {"fid": {"extractor": "digits", "images": 30}, "other": {"extractor": "pixels"}}
+    fid = {"extractor": "digits", "images": 30, "kid": "100 subsets of 15"}
+    assert found["entries"] == {"fid": fid, "other": {"extractor": "pixels"}}
 
 
 def test_figures_that_are_not_finite_are_still_json(here: Path) -> None:
