@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from batches import Batches, batched, images, normal
 from torch import Tensor, nn
 
 from iin.data import Images, Pairs, measure_color
@@ -22,44 +21,13 @@ from iin.metrics import (
     FactorSwaps,
     Inversion,
     Reconstruction,
-    Statistics,
     factor_dims,
     factor_scores,
-    frechet_distance,
     paper_scores,
 )
 from iin.metrics.swaps import draw_pairs
-from iin.models import features
-from iin.models.features import Digits, Inception, quantise
 
 REFERENCE = Path(os.environ.get("IIN_REFERENCE") or Path(__file__).parents[2] / "shared" / "reference")
-
-
-class Batches(list):
-    """A list of batches with what the loop adds to it."""
-
-    factors: tuple[str, ...] = ()
-    fingerprint: str | None = None
-
-
-def batched(data: Images | Pairs, size: int, factors: tuple[str, ...] = (), fingerprint: str | None = None) -> Batches:
-    count = len(data.image)
-    made = Batches(
-        type(data)(*(None if field is None else field[i : i + size] for field in data)) for i in range(0, count, size)
-    )
-    made.factors, made.fingerprint = factors, fingerprint
-    return made
-
-
-def images(count: int, channels: int = 1, size: int = 4, seed: int = 0) -> Images:
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.rand(count, channels, size, size, generator=generator) * 2 - 1
-    return Images(image, torch.arange(count) % 10)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
 
 # -- factor dimensions ------------------------------------------------------------------------------------------------
 
@@ -273,347 +241,6 @@ def test_reconstruction_and_accuracy() -> None:
         Accuracy()(Everything(), batched(pairs_of(*codes()), 8))
 
 
-# -- Fréchet distance -------------------------------------------------------------------------------------------------
-
-
-def test_distance_of_a_shifted_set_is_the_squared_shift() -> None:
-    mean, cov = normal(5), torch.cov(normal(5, 30, seed=1))
-    shift = torch.tensor([1.0, 2.0, 0.0, -2.0, 0.5])
-    assert frechet_distance(mean, cov, mean + shift, cov) == pytest.approx(9.25, rel=1e-9)
-    assert frechet_distance(mean, cov, mean, cov) == pytest.approx(0, abs=1e-9)
-
-
-def test_distance_of_scaled_gaussians_is_the_squared_difference_of_deviations() -> None:
-    a, b = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 2.0, 0.0])  # the last is degenerate
-    zero = torch.zeros(3)
-    assert frechet_distance(zero, a.diag() ** 2, zero, b.diag() ** 2) == pytest.approx(1 + 9)
-
-
-def test_distance_agrees_with_the_matrix_square_root() -> None:
-    linalg = pytest.importorskip("scipy.linalg")
-    a, b = normal(8, 100, seed=1), normal(8, 8, seed=2) @ normal(8, 100, seed=3)
-    cov_a, cov_b = torch.cov(a), torch.cov(b)
-    expected = (a.mean(1) - b.mean(1)).square().sum() + cov_a.trace() + cov_b.trace()
-    expected -= 2 * np.trace(linalg.sqrtm((cov_a @ cov_b).numpy())).real
-    assert frechet_distance(a.mean(1).numpy(), cov_a.numpy(), b.mean(1), cov_b) == pytest.approx(
-        float(expected), rel=1e-8
-    )
-    assert frechet_distance(b.mean(1), cov_b, a.mean(1), cov_a) == pytest.approx(float(expected), rel=1e-8)  # symmetric
-
-
-def test_distance_is_real_and_not_negative_for_fewer_images_than_features() -> None:
-    stats = [Statistics(), Statistics()]
-    for seed, s in enumerate(stats):
-        s.add(normal(10, 200, seed=seed) * 1e3)
-    value = frechet_distance(stats[0].mean, stats[0].covariance, stats[1].mean, stats[1].covariance)
-    assert math.isfinite(value) and value > 0
-    same = frechet_distance(stats[0].mean, stats[0].covariance, stats[0].mean, stats[0].covariance)
-    assert 0 <= same < 1e-6 * stats[0].covariance.trace()
-
-
-def test_distance_refuses_what_does_not_fit() -> None:
-    eye, zero = torch.eye(2), torch.zeros(2)
-    with pytest.raises(ValueError, match=r"found \[2\], \[2, 2\], \[3\], \[2, 2\]"):
-        frechet_distance(zero, eye, torch.zeros(3), eye)
-    with pytest.raises(ValueError, match="finite"):
-        frechet_distance(zero, eye * float("nan"), zero, eye)
-
-
-@pytest.mark.parametrize("size", [1, 7, 50])
-def test_statistics_do_not_depend_on_the_batch_size(size: int) -> None:
-    values = normal(50, 4) + 1e6  # a naive sum of squares loses all digits of the variance here
-    stats = Statistics()
-    for part in values.split(size):
-        stats.add(part)
-    torch.testing.assert_close(stats.mean, values.mean(0), rtol=1e-14, atol=0)
-    torch.testing.assert_close(stats.covariance, torch.cov(values.T), rtol=1e-8, atol=1e-9)
-
-
-def test_statistics_refuse_what_has_no_covariance() -> None:
-    stats = Statistics()
-    stats.add(normal(1, 3))
-    with pytest.raises(ValueError, match="at least 2 images, found 1"):
-        _ = stats.covariance
-    with pytest.raises(ValueError, match=r"expected \[B, 3\], found \[1, 4\]"):
-        stats.add(normal(1, 4))
-    with pytest.raises(ValueError, match="NaN"):
-        stats.add(torch.full((1, 3), float("nan")))
-
-
-class Painter(nn.Module):
-    """Samples noise, and reconstructs an image brighter by ``shift``."""
-
-    def __init__(self, shift: float = 0.0, shape: tuple[int, ...] = (1, 4, 4)) -> None:
-        super().__init__()
-        self.shift, self.shape = shift, shape
-
-    def sample(self, n: int) -> Tensor:
-        return torch.rand(n, *self.shape) * 2 - 1
-
-    def reconstruct(self, image: Tensor) -> Tensor:
-        return image + self.shift
-
-
-class Pixels:
-    """An extractor that counts its images."""
-
-    name = "pixels"
-    fingerprint = "pixels-1"
-
-    def __init__(self) -> None:
-        self.seen = 0
-
-    def __call__(self, image: Tensor) -> Tensor:
-        self.seen += len(image)
-        return image.flatten(1)
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("IIN_CACHE", str(tmp_path))
-    return tmp_path / "statistics"
-
-
-def fid_of(metric: FID, system: nn.Module, batches: Batches) -> dict[str, float]:
-    torch.manual_seed(0)
-    return metric(system, batches)
-
-
-def test_fid_of_brighter_reconstructions_is_the_squared_shift() -> None:
-    data = images(60)
-    data = data._replace(image=quantise(data.image * 0.5))
-    figures = fid_of(FID(Pixels()), Painter(0.25), batched(data, 16))
-    levels = round(0.25 * 127.5) / 127.5  # images are rounded to 8 bits: 0.25 is 32 levels
-    assert figures["fd_pixels/reconstructions"] == pytest.approx(16 * levels**2, rel=1e-6)
-    assert set(figures) == {"fd_pixels/samples", "fd_pixels/reconstructions"}
-    assert figures["fd_pixels/samples"] > 0
-
-
-def test_fid_does_not_depend_on_the_batches_of_the_data() -> None:
-    data = images(60)
-    figures = [fid_of(FID(Pixels(), batch_size=16), Painter(0.1), batched(data, size)) for size in (1, 16, 25, 60)]
-    assert all(found == figures[0] for found in figures)
-    other = fid_of(FID(Pixels(), batch_size=7), Painter(0.1), batched(data, 60))
-    assert other["fd_pixels/reconstructions"] == pytest.approx(figures[0]["fd_pixels/reconstructions"], rel=1e-6)
-
-
-def test_fid_looks_at_as_many_images_as_asked() -> None:
-    extractor = Pixels()
-    metric = FID(extractor, images=30)
-    few = fid_of(metric, Painter(), batched(images(60), 16))
-    assert extractor.seen == 90  # real, reconstructed and sampled
-    assert metric.facts == {"extractor": "pixels", "images": 30}
-    first = Images(*(field[:30] for field in images(60)))
-    assert few == fid_of(FID(Pixels()), Painter(), batched(first, 16))
-
-
-def test_fid_sees_images_as_they_would_be_saved() -> None:
-    data = images(40)
-    saved = ((data.image + 1) * 128).floor().clamp(max=255).to(torch.uint8)  # as a PNG holds them
-    read = data._replace(image=saved.float() / 127.5 - 1)
-    assert fid_of(FID(Pixels()), Painter(2), batched(data, 8)) == fid_of(FID(Pixels()), Painter(2), batched(read, 8))
-    assert quantise(torch.tensor([-3.0, 0.0, 3.0])).tolist() == pytest.approx([-1, 1 / 255, 1], abs=1e-6)
-
-
-def test_fid_leaves_out_what_a_system_cannot_do() -> None:
-    class Sampler(nn.Module):
-        def sample(self, n: int) -> Tensor:
-            return torch.rand(n, 1, 4, 4)
-
-    assert list(fid_of(FID(Pixels()), Sampler(), batched(images(40), 8))) == ["fd_pixels/samples"]
-    assert fid_of(FID(Pixels()), nn.Identity(), batched(images(40), 8)) == {}
-
-
-def test_statistics_of_real_images_are_cached(cache: Path) -> None:
-    batches, extractor = batched(images(40), 8, fingerprint="data-1"), Pixels()
-    first = fid_of(FID(extractor), Painter(0.1), batches)
-    assert extractor.seen == 120 and len(list(cache.iterdir())) == 1
-    assert fid_of(FID(extractor), Painter(0.1), batches) == first
-    assert extractor.seen == 200  # the real images are not looked at again
-    for other, metric in (
-        (batched(images(40), 8, fingerprint="data-2"), FID(extractor)),  # other data
-        (batches, FID(extractor, images=30)),  # another count
-    ):
-        before = len(list(cache.iterdir()))
-        metric(Painter(), other)
-        assert len(list(cache.iterdir())) == before + 1
-    extractor.fingerprint = "pixels-2"
-    FID(extractor)(Painter(), batches)
-    assert len(list(cache.iterdir())) == 4
-
-
-def test_nothing_is_cached_without_fingerprints(cache: Path) -> None:
-    FID(Pixels())(Painter(), batched(images(40), 8))
-    FID(lambda image: image.flatten(1))(Painter(), batched(images(40), 8, fingerprint="data-1"))
-    assert not cache.exists()
-
-
-@pytest.mark.parametrize("damage", ["cut", "zeros", "empty", "nan", "shape"])
-def test_a_damaged_cache_is_made_again(cache: Path, damage: str) -> None:
-    batches = batched(images(40), 8, fingerprint="data-1")
-    first = fid_of(FID(Pixels()), Painter(0.1), batches)
-    (file,) = cache.iterdir()
-    sound = file.read_bytes()
-    fields = torch.load(file, weights_only=True)
-    if damage in ("nan", "shape"):
-        fields["mean"] = fields["mean"] * float("nan") if damage == "nan" else fields["mean"][:3]
-        torch.save(fields, file)
-    else:
-        file.write_bytes({"cut": sound[: len(sound) // 2], "zeros": bytes(len(sound)), "empty": b""}[damage])
-    assert fid_of(FID(Pixels()), Painter(0.1), batches) == first
-    assert torch.load(file, weights_only=True)["mean"].isfinite().all()
-    assert [f.name for f in cache.iterdir()] == [file.name]
-
-
-def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = batched(images(40), 8, fingerprint="data-1")
-    (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setenv("IIN_CACHE", str(tmp_path / "file"))
-    assert fid_of(FID(Pixels()), Painter(), batches) == fid_of(FID(Pixels()), Painter(), batched(images(40), 8))
-    monkeypatch.setenv("IIN_CACHE", str(tmp_path))
-
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    FID(Pixels())(Painter(), batches)
-    assert list((tmp_path / "statistics").iterdir()) == []  # no half-written file stays
-
-
-def test_too_few_images() -> None:
-    with pytest.raises(ValueError, match="at least 2 test images are needed, found 1"):
-        FID(Pixels())(Painter(), batched(images(1), 8))
-    metric = FID(Pixels())
-    with pytest.warns(UserWarning, match="16 images for 16 features"):
-        metric(Painter(), batched(images(16), 8))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        metric(Painter(), batched(images(16), 8))  # once is enough
-        FID(Pixels())(Painter(), batched(images(17), 8))
-
-
-def test_fid_of_nan_is_an_error_not_a_number() -> None:
-    with pytest.raises(ValueError, match="NaN"):
-        FID(Pixels())(Painter(float("nan")), batched(images(40), 8))
-
-
-def test_figures_carry_the_name_of_their_extractor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert FID().prefix == "fd_digits"
-
-    def mine(image: Tensor) -> Tensor:
-        return image.flatten(1)
-
-    assert FID(mine).prefix == "fd_mine"
-    mine.name = "inception"  # a name alone does not make an FID
-    assert FID(mine).prefix == "fd_inception"
-    with pytest.raises(ValueError, match="expected digits, inception or a callable, found 'vgg'"):
-        FID("vgg")
-
-
-def test_digit_features_need_no_name() -> None:
-    data = images(80, size=32)
-    figures = fid_of(FID(), Painter(shape=(1, 32, 32)), batched(data, 40))
-    assert figures["fd_digits/reconstructions"] == pytest.approx(0, abs=1e-6)
-    assert Digits()(data.image).shape == (80, 64)
-    assert FID().facts["extractor"] == "digits"
-
-
-# -- Inception: the network itself is an optional library's -----------------------------------------------------------
-
-FAKE = """
-import torch
-class FeatureExtractorInceptionV3(torch.nn.Module):
-    def __init__(self, name, features_list, feature_extractor_weights_path=None):
-        super().__init__()
-        assert features_list == ["2048"]
-        self.weight = torch.load(feature_extractor_weights_path)["weight"]
-    def forward(self, x):
-        assert x.dtype == torch.uint8 and x.shape[1] == 3
-        return (x.float().mean((2, 3)) * self.weight,)
-"""
-
-
-@pytest.fixture
-def no_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("IIN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("nothing downloads unless it is named")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    features._inception.cache_clear()
-    return tmp_path
-
-
-@pytest.fixture
-def library(no_caches: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A stand-in for torch-fidelity, on the path."""
-    package = no_caches / "site" / "torch_fidelity"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    (package / "feature_extractor_inceptionv3.py").write_text(FAKE)
-    monkeypatch.syspath_prepend(str(package.parent))
-    for name in [name for name in sys.modules if name.split(".")[0] == "torch_fidelity"]:
-        monkeypatch.delitem(sys.modules, name)
-    yield no_caches
-    for name in [name for name in sys.modules if name.split(".")[0] == "torch_fidelity"]:
-        del sys.modules[name]
-
-
-def test_inception_without_its_library_says_what_to_install(no_caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"torch-fidelity: pip install 'iin\[fid\]'") as error:
-        FID("inception")
-    assert "\n" not in str(error.value)
-    assert list(FID.lacks(extractor="inception")) == [str(error.value)]
-    assert list(FID.lacks()) == list(FID.lacks(extractor="digits", images=10)) == []
-
-
-def test_inception_without_weights_names_the_ways_out(library: Path) -> None:
-    with pytest.raises(ValueError) as error:
-        FID("inception")
-    line = str(error.value)
-    assert "\n" not in line
-    for part in ("weights: FILE", "pt_inception-2015-12-05-6726825d.pth", str(library / "cache"), "download: true"):
-        assert part in line
-    with pytest.raises(ValueError, match=r"no file nowhere\.pth"):
-        FID("inception", weights="nowhere.pth")
-    assert list(FID.lacks(extractor="inception", download=True)) == []  # named, so it may
-
-
-@pytest.mark.parametrize("place", ["given", "cache", "hub"])
-def test_inception_weights_are_found_and_checked(library: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = {"given": library / "mine", "cache": library / "cache", "hub": library / "torch/hub/checkpoints"}[place]
-    folder.mkdir(parents=True)
-    file = folder / "pt_inception-2015-12-05-6726825d.pth"
-    torch.save({"weight": torch.tensor(2.0)}, file)
-    metric = FID("inception", weights=str(file) if place == "given" else None)
-    with pytest.raises(ValueError, match=r"not the reference weights: sha256 [0-9a-f]{8}\.\.\., expected 6726825d"):
-        metric(Painter(), batched(images(20), 8))
-    monkeypatch.setattr(features, "INCEPTION_SHA256", "")
-    figures = fid_of(metric, Painter(1 / 127.5), batched(Images(images(20).image * 0.5, images(20).label), 8))
-    assert set(figures) == {"fid/samples", "fid/reconstructions"}
-    assert figures["fid/reconstructions"] == pytest.approx(3 * 2**2, rel=1e-2)  # one level brighter, in 3 features
-
-
-def test_inception_downloads_where_it_is_named(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def fetch(url: str, path: str, hash_prefix: str) -> None:
-        asked.append((url, hash_prefix))
-        torch.save({"weight": torch.tensor(1.0)}, path)
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
-    monkeypatch.setattr(features, "INCEPTION_SHA256", "")
-    extractor = Inception(download=True)
-    assert asked == []  # not before it is used
-    assert extractor(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
-    assert extractor(torch.zeros(2, 3, 8, 8)).shape == (2, 3)
-    assert len(asked) == 1 and asked[0][0].endswith("6726825d.pth")
-    assert features.find_inception() == library / "cache" / "pt_inception-2015-12-05-6726825d.pth"
-
-
 # -- factor swaps -----------------------------------------------------------------------------------------------------
 
 NAMES = ("digit", "color", "residual")
@@ -722,7 +349,7 @@ def test_systems_that_cannot_decode() -> None:
         swaps()(blind, batches)
     with pytest.raises(ValueError, match="Reconstruction needs images"):
         Reconstruction()(blind, batches)
-    assert FID(Pixels())(blind, batches) == {}
+    assert FID()(blind, batches) == {}
 
 
 def test_the_system_must_know_as_many_factors_as_the_data() -> None:

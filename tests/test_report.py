@@ -259,6 +259,7 @@ def test_an_unwritable_folder_keeps_the_old_page(folder: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("name", [*FIGURES, "swaps/color/error", "swaps/color/chance", "fid/samples", "accuracy",
     "swaps/digit/judge_images", "swaps/digit/judge_reconstructions", "fd_digits/reconstructions", "inversion/mean",
+    "kid/samples", "kid/samples_std", "kid_digits/samples", "kid_digits/reconstructions_std",
     "reconstruction/mse", "reconstruction/mae", "dims/score/digit", "dims/paper_score/digit"])  # fmt: skip
 def test_known_figures_are_explained(name: str) -> None:
     figure = explain(name)
@@ -274,6 +275,9 @@ def test_unknown_figures_keep_their_name() -> None:
 def test_the_small_network_is_never_called_fid() -> None:
     assert "FID of" not in explain("fd_digits/samples").title and explain("fid/samples").title == "FID of samples"
     assert explain("fd_digits/samples").group != explain("fid/samples").group
+    assert "KID of" not in explain("kid_digits/samples").title and explain("kid/samples").title == "KID of samples"
+    names = ("kid/samples", "kid/samples_std", "kid_digits/samples", "kid_digits/samples_std", "fid/samples")
+    assert len({explain(name).group for name in names}) == len(names)
 
 
 # --- charts

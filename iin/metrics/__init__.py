@@ -16,9 +16,11 @@ from __future__ import annotations
 
 from iin.metrics.accuracy import Accuracy
 from iin.metrics.dims import FactorDims, factor_dims, factor_scores, paper_scores
-from iin.metrics.fid import FID, Statistics, frechet_distance
+from iin.metrics.fid import FID, frechet_distance
+from iin.metrics.kid import KernelDistance, kernel_distance
 from iin.metrics.likelihood import NLL, Inversion
 from iin.metrics.reconstruction import Reconstruction
+from iin.metrics.statistics import Statistics, Summary
 from iin.metrics.swaps import FactorSwaps
 
 __all__ = [
@@ -28,10 +30,13 @@ __all__ = [
     "FactorDims",
     "FactorSwaps",
     "Inversion",
+    "KernelDistance",
     "Reconstruction",
     "Statistics",
+    "Summary",
     "factor_dims",
     "factor_scores",
     "frechet_distance",
+    "kernel_distance",
     "paper_scores",
 ]

@@ -39,7 +39,7 @@ def explain(name: str) -> Figure:
 def section(name: str) -> str:
     """Under which heading a figure belongs."""
     first = name.split("/")[0]
-    return SECTIONS.get("fd" if first.startswith("fd_") else first, "Other figures")
+    return SECTIONS.get(first.split("_")[0] if first.startswith(("fd_", "kid_")) else first, "Other figures")
 
 
 SECTIONS = {
@@ -47,6 +47,7 @@ SECTIONS = {
     "accuracy": "Classification",
     "fid": "Image quality",
     "fd": "Image quality",
+    "kid": "Image quality",
     "reconstruction": "Reconstruction",
     "nll": "Likelihood",
     "inversion": "Inversion",
@@ -55,35 +56,35 @@ SECTIONS = {
 """Heading by a figure's first part, in the order of a table."""
 
 _FIGURES = {
-    r"swaps/(\w+)/follows": Figure(
+    r"swaps/(.+)/follows": Figure(
         "{0} follows",
         "With the {0} taken from another image, the result shows the other's {0}. Higher is better.",
         percent=True,
         group="Swaps of {0}",
     ),
-    r"swaps/(\w+)/stays": Figure(
+    r"swaps/(.+)/stays": Figure(
         "{0} stays",
         "With everything but the {0} taken from another image, the result still shows its own {0}. Higher is better.",
         percent=True,
         group="Swaps of {0}",
     ),
-    r"swaps/(\w+)/error": Figure(
+    r"swaps/(.+)/error": Figure(
         "{0} error",
         "How far the swapped {0} is from the other image's: mean absolute error of values in [0, 1]. Lower is better.",
         group="Swaps of {0}: error",
     ),
-    r"swaps/(\w+)/chance": Figure(
+    r"swaps/(.+)/chance": Figure(
         "{0} error by chance",
         "The same error against the {0} of some third image: what the model would get without any skill.",
         group="Swaps of {0}: error",
     ),
-    r"swaps/(\w+)/judge_images": Figure(
+    r"swaps/(.+)/judge_images": Figure(
         "Judge on test images",
         "How often the judge of the swaps reads the {0} of a test image right.",
         percent=True,
         group="Judge of {0}",
     ),
-    r"swaps/(\w+)/judge_reconstructions": Figure(
+    r"swaps/(.+)/judge_reconstructions": Figure(
         "Judge on reconstructions",
         "The same on reconstructions of test images: about the most that a swap can reach.",
         percent=True,
@@ -100,6 +101,28 @@ _FIGURES = {
         "Distance between {1} and test images in features of the small network “{0}”; not to be compared with an FID. "
         "Lower is better.",
         group="Fréchet distance ({0})",
+    ),
+    r"kid/(\w+)_std": Figure(
+        "KID of {0}, deviation",
+        "Standard deviation of the KID from one subset of the images to another.",
+        group="KID, deviation",
+    ),
+    r"kid/(\w+)": Figure(
+        "KID of {0}",
+        "Kernel distance between {0} and test images in features of the Inception network. Unlike an FID it is not too "
+        "large for few images, and about 0 (or just below) for images that cannot be told apart. Lower is better.",
+        group="KID",
+    ),
+    r"kid_(\w+?)/(\w+)_std": Figure(
+        "Kernel distance of {1}, deviation",
+        "Standard deviation of the kernel distance from one subset of the images to another.",
+        group="Kernel distance, deviation ({0})",
+    ),
+    r"kid_(\w+?)/(\w+)": Figure(
+        "Kernel distance of {1}",
+        "Distance between {1} and test images in features of the small network “{0}”, as KID computes it; not to be "
+        "compared with a KID. It is not too large for few images. Lower is better.",
+        group="Kernel distance ({0})",
     ),
     r"reconstruction/mse": Figure(
         "Reconstruction, squared error",
@@ -125,24 +148,24 @@ _FIGURES = {
     r"inversion/mean": Figure(
         "Mean inversion error", "The same, averaged over units and images.", group="Inversion error"
     ),
-    r"dims/code/(\w+)": Figure(
+    r"dims/code/(.+)": Figure(
         "Units for {0}",
         "As the published code would split the code. A property of the first stage's code: it does not change while "
         "the flow trains.",
         group="Units, published code's formula",
     ),
-    r"dims/paper/(\w+)": Figure(
+    r"dims/paper/(.+)": Figure(
         "Units for {0}, paper",
         "As the paper's formula would split it. It can be 0: scores are exponentiated and the residual's is the number "
         "of units, so that a factor whose units agree only partly gets a share that is rounded down to nothing.",
         group="Units, paper's formula",
     ),
-    r"dims/score/(\w+)": Figure(
+    r"dims/score/(.+)": Figure(
         "Score of {0}",
         "How far the codes of images that share it agree, at most 1; the residual has 1 by definition.",
         group="Score, published code's formula",
     ),
-    r"dims/paper_score/(\w+)": Figure(
+    r"dims/paper_score/(.+)": Figure(
         "Score of {0}, paper",
         "Correlation of the codes, summed over the units; the residual has their number by definition.",
         group="Score, paper's formula",
