@@ -82,22 +82,21 @@ class _Source:
         self._taken: dict[str, Tensor] = {}
         self._missing: list[str] = []
         self._wrong: list[str] = []
+        self._unsized: list[str] = []
+        self._sized = True
 
     def __contains__(self, name: str) -> bool:
         return name in self._left
 
     def shape(self, name: str, ndim: int) -> torch.Size:
-        """Shape of an entry from which the sizes of the network are read.
-
-        Raises:
-            CompatError: it is not there, or not of so many axes.
-        """
+        """Shape of an entry from which sizes of the network are read; ones where there is none of so many axes."""
         value = self._left.get(name)
-        if value is None:
-            raise self._error([f"missing: {name}"])
-        if value.ndim != ndim or not value.numel():
-            raise self._error([f"{name} is {list(value.shape)}, expected {ndim} axes"])
-        return value.shape
+        if value is not None and value.ndim == ndim and value.numel():
+            return value.shape
+        if value is not None:
+            self._unsized.append(f"{name} is {list(value.shape)}, expected {ndim} axes")
+        self._sized = False
+        return torch.Size([1] * ndim)
 
     def count(self, pattern: str, start: int = 0, step: int = 1) -> int:
         """How many numbers from ``start`` on in these steps a pattern's group takes among the keys, up to a gap."""
@@ -157,8 +156,9 @@ class _Source:
             parts.append("missing: " + _listed(sorted(self._missing)))
         if self._left:
             parts.append("left over: " + _listed(sorted(self._left)))
-        if self._wrong:
-            parts.append(_listed(self._wrong))
+        # Without an entry that tells sizes, no other can be said to be of a wrong one.
+        if wrong := self._wrong if self._sized else self._unsized:
+            parts.append(_listed(wrong))
         if parts:
             raise self._error(parts)
 
@@ -350,7 +350,7 @@ def _trunk(source: _Source) -> dict[str, Any]:
     """Arguments of encoder and decoder that the shapes tell."""
     first = source.shape("feature_layers.0.sub_layers.0.weight", 4)
     last = source.shape(f"{DENSE}.weight", 4)
-    n_down = source.count(r"feature_layers\.(\d+)\.")
+    n_down = max(1, source.count(r"feature_layers\.(\d+)\."))
     return {
         "channels": first[1],
         "size": last[2] * 2**n_down,
@@ -420,6 +420,10 @@ def _load_state(state: Mapping[str, Tensor], factors: Sequence[int] | int | None
     """The network whose keys these are."""
     if any(key.startswith("realnvp.") for key in state):
         return flow(state) if factors is None else factor_flow(state, factors)
+    if not any(key.startswith(("feature_layers.", "dense_encode.")) for key in state):
+        raise CompatError(
+            "not a checkpoint of the original; its keys are those of none of its networks: " + _listed([*state])
+        )
     if factors is not None:
         raise CompatError("factors are for flows, and this is none")
     decodes = any(key.startswith(("dense_decode.", "decoder_layers.", "image_layer.")) for key in state)
@@ -485,13 +489,17 @@ def read(path: str | Path) -> dict[str, Any]:
     """
     path = _newest(Path(path))
     try:
-        with _numbers_allowed():
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        file = path.open("rb")
     except OSError as error:
         raise CompatError(f"{path}: cannot be read ({error.strerror or error})") from error
+    try:
+        with file, _numbers_allowed():
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a foreign file makes of the reader
         first = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise CompatError(f"{path}: not a checkpoint of the original, or one that would run code ({first})") from error
+        raise CompatError(
+            f"{path}: damaged, not a checkpoint of the original, or one that would run code ({first})"
+        ) from error
     if isinstance(content, dict) and {"format", "step", "system"} <= content.keys():
         raise CompatError(
             f"{path}: a checkpoint of iin itself, not of the original: iin.load(its run's folder) reads it"
