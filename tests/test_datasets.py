@@ -45,10 +45,11 @@ from iin.data import (
     fashion,
     sources,
 )
-from iin.data.attributes import Attributes, quantile_bins
+from iin.data.attributes import Attributes
 from iin.data.cifar import read_arrays
 from iin.data.decoding import decode
 from iin.data.folder import split_names
+from iin.data.table import quantile_bins
 
 FACTORS = ["Eyeglasses", "Male", "No_Beard", "Smiling"]
 
@@ -322,8 +323,8 @@ def test_arrays_of_objects_bring_no_code_in():
 
 CIFAR_DAMAGE = {
     "truncated": (lambda content: content[:-200], "no file of arrays"),
-    "empty": (lambda _: b"", "no file of arrays"),
-    "a web page": (lambda _: b"<!DOCTYPE html><html>", "no file of arrays"),
+    "empty": (lambda _: b"", "empty file"),
+    "a web page": (lambda _: b"<!DOCTYPE html><html>", "a web page"),
     "CIFAR-100": (
         lambda _: pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "fine_labels": [1, 2]}),
         "expected 'labels'",
@@ -353,8 +354,13 @@ def test_damaged_archives_are_named(tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     refused(lambda: CIFAR10("test", root=tmp_path), ValueError, str(path), "fetch it again")
-    path.write_bytes(b"<html>")
-    refused(lambda: CIFAR10("test", root=tmp_path), ValueError, str(path), "damaged archive")
+    for content, reason in (
+        (b"<html>", "a web page"),
+        (b"", "empty file"),
+        (b"\x1f\x8b" + b"x" * 99, "damaged archive"),
+    ):
+        path.write_bytes(content)
+        refused(lambda: CIFAR10("test", root=tmp_path), ValueError, str(path), reason)
 
 
 def test_half_a_cifar_says_what_is_missing(tmp_path):
@@ -876,11 +882,11 @@ def test_files_and_rows_that_do_not_match_are_named_and_counted(mine, caplog):
         "square/000.png": "no shade and no brightness",
     }
     assert all(
-        words in caplog.text for words in ("2 of 122 rows", "1 of 121 pictures", "1 of 122 rows have empty cells")
+        words in caplog.text for words in ("2 of 122 rows", "1 of 121 pictures", "1 of 122 rows have cells that")
     )
     rewrite(mine, lambda rows: [row for row in rows if "lost" not in row[0]])
     (mine / "disc" / "bare.png").unlink()
-    refused(make, ValueError, "1 of 120 rows have empty cells", "square/000.png (no shade and no brightness)")
+    refused(make, ValueError, "1 of 120 rows have cells that are empty", "square/000.png (no shade and no brightness)")
 
 
 def test_damaged_pictures_are_left_out_with_their_rows(mine):
@@ -896,7 +902,11 @@ TABLES: dict[str, tuple[Callable[[list[list[str]]], list[list[str]]], dict[str, 
         {"attributes": ["shape", "Shade", "brightnes"]},
         ("'Shade'", "did you mean shade"),
     ),
-    "no column like it": (lambda rows: rows, {"attributes": ["zzz"]}, ("'zzz'", "known: brightness, shade, shape")),
+    "no column like it": (
+        lambda rows: rows,
+        {"attributes": ["zzz"]},
+        ("'zzz'", "known: brightness, file, shade, shape"),
+    ),
     "the same column twice": (lambda rows: rows, {"attributes": ["shape", "shape"]}, ("one or more different",)),
     "no columns": (lambda rows: rows, {"attributes": []}, ("one or more different",)),
     "one value": (
@@ -912,7 +922,7 @@ TABLES: dict[str, tuple[Callable[[list[list[str]]], list[list[str]]], dict[str, 
     "duplicate rows": (
         lambda rows: [*rows, rows[3], rows[4]],
         {},
-        ("2 rows name a picture again", "disc/002.png (line 122)"),
+        ("2 of 120 pictures have several rows", "disc/002.png (lines 4, 122), disc/003.jpg (lines 5, 123)"),
     ),
     "a row too short": (
         lambda rows: [*rows[:5], rows[5][:2], *rows[6:]],
@@ -921,7 +931,7 @@ TABLES: dict[str, tuple[Callable[[list[list[str]]], list[list[str]]], dict[str, 
     ),
     "columns of one name": (lambda rows: [["file", "a", "a", "b"], *rows[1:]], {}, ("same name: 'a'",)),
     "header only": (lambda rows: rows[:1], {}, ("expected a header",)),
-    "nothing": (lambda rows: [], {}, ("expected a header",)),
+    "nothing": (lambda rows: [], {}, ("not a table (empty file)",)),
     "file names only": (lambda rows: [row[:1] for row in rows], {}, ("expected a header",)),
     "another folder's": (
         lambda rows: [[f"x/{row[0]}", *row[1:]] for row in rows],
@@ -940,8 +950,15 @@ def test_tables_that_cannot_be_used(mine, case):
 
 
 def test_files_that_are_no_tables(mine):
-    (mine / "table.csv").write_bytes(b"file,shape\n\xff\xfe,disc\n")
-    refused(lambda: AttributePairs(mine, "table.csv"), ValueError, "not a table in UTF-8")
+    for content, reason in (
+        (b"file,shape\n\x81\xfe,disc\n", "not a table in utf-8"),
+        (b"PK\x03\x04\x14\0\x06", "save it as CSV"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"file,shape\ndisc/002.png,disc\0\n", "bytes of value 0"),
+        (b"\xff\xfef", "not a table in utf-16"),
+    ):
+        (mine / "table.csv").write_bytes(content)
+        refused(lambda: AttributePairs(mine, "table.csv"), ValueError, str(mine / "table.csv"), reason)
     (mine / "table.csv").write_text('file,shape\n"disc/002.png"x,disc\n')
     refused(lambda: AttributePairs(mine, "table.csv"), ValueError, "table.csv:2: not a table")
 
@@ -949,7 +966,9 @@ def test_files_that_are_no_tables(mine):
 def test_attributes_without_partners_are_not_drawn(caplog):
     """The third image shares only its second value, the last none at all."""
     values = torch.tensor([[0, 5, 1], [0, 6, 1], [1, 5, 2], [2, 7, 3]])
-    attributes = Attributes("abc", values.repeat_interleave(2, 0), torch.tensor([0, 2, 4, 6]), "here")
+    attributes = Attributes(
+        {name: "01234567" for name in "abc"}, values.repeat_interleave(2, 0), torch.tensor([0, 2, 4, 6]), "here"
+    )
     rows, seen = torch.arange(4), [set() for _ in range(4)]
     for seed in range(60):
         others, shared = attributes.partners(rows, Draws(Visit(range(4), seed)))
@@ -958,7 +977,7 @@ def test_attributes_without_partners_are_not_drawn(caplog):
     assert seen[0] == {(1, 0), (2, 1), (1, 2)} and seen[1] == {(0, 0), (0, 2)} and seen[2] == {(0, 1)}
     assert seen[3] == {(3, 0), (3, 1), (3, 2)}
     assert caplog.text == ""
-    Attributes("abc", values.repeat_interleave(2, 0), torch.tensor([0, 1]), "here")
+    Attributes({name: "01234567" for name in "abc"}, values.repeat_interleave(2, 0), torch.tensor([0, 1]), "here")
     assert "'a' has one value only in the 2 pictures of this split" in caplog.text
 
 

@@ -24,10 +24,11 @@ from torch import Tensor
 
 from iin.arguments import Count
 from iin.data import sources
-from iin.data.attributes import Attributed, Attributes, closest
+from iin.data.attributes import Attributed, Attributes
 from iin.data.decoding import Archive, Folder, Pictures
 from iin.data.folder import few
-from iin.data.memory import Labelled, digest
+from iin.data.memory import Labelled, check, digest
+from iin.data.table import closest
 
 __all__ = ["CelebA", "FactorCelebA"]
 
@@ -41,16 +42,18 @@ _PARTITION, _ATTRIBUTES, _IMAGES = "list_eval_partition.txt", "list_attr_celeba.
 class CelebA(Labelled):
     """Faces: ``image [B, 3, size, size]``, ``label [B]``.
 
-    To train, the 162,770 pictures of partition 0. To test, the paper's 10,000 of the 19,962 pictures of partition 2:
-    those that numpy's ``RandomState(1).choice(19962, size=10000)`` names, in this order; it draws with replacement, so
-    2,235 of them are repetitions. Of a smaller test partition (of a selection of the files), every picture is taken
-    once. Nothing is taken from partition 1, which is meant for validation.
+    To train, the 162,770 pictures of partition 0. To test, 10,000 of the 19,962 pictures of partition 2, by which the
+    paper's figures were measured: its code draws them with numpy's ``RandomState(1).choice(19962, size=10000)``, and so
+    does this, in the same order. That draws with replacement: 7,765 pictures are among them, and 2,235 items are
+    repetitions. Of a smaller test partition (of a selection of the files), every picture is taken once. Nothing is
+    taken from partition 1, which is meant for validation.
 
     Args:
         split: ``train`` or ``test``.
         root: folder that holds ``celeba``, as torchvision lays it out, with ``img_align_celeba`` (or the zip file of
             it) and ``list_eval_partition.txt``; that folder itself will do, and so will the folders ``Img``, ``Anno``
-            and ``Eval`` of the publishers in it. Without it, the folders of `iin.data.sources` are searched likewise.
+            and ``Eval`` of the publishers in it, or lists as ``.csv``, as Kaggle has them. Without it, the folders of
+            `iin.data.sources` are searched likewise.
         size: height and width in pixels.
         label: attribute that the label tells, 1 where it holds and else 0 (needs ``list_attr_celeba.txt``); without
             one, all labels are 0.
@@ -86,7 +89,9 @@ class CelebA(Labelled):
 class FactorCelebA(Attributed):
     """Pairs of faces that both have one of some attributes, or both lack it; see `Attributed`.
 
-    The pictures are those of `CelebA`; as factors, the attributes named, and the residual.
+    The pictures are those of `CelebA`; as factors, the attributes named, and the residual. As in the original project,
+    each pair is made to share one attribute, drawn anew at each visit, and that one alone is marked as shared; its
+    partner is drawn from the same split. Other than there, it is never the same picture.
 
     Args:
         split, root, size, antialias, dequantise: see `CelebA`.
@@ -112,7 +117,7 @@ class FactorCelebA(Attributed):
         values = _attributes(base, attributes)  # [T, K]
         super().__init__(
             pictures,
-            Attributes(attributes, values, rows, str(base)),
+            Attributes(dict.fromkeys(attributes, ("no", "yes")), values, rows, str(base)),
             source=str(base),
             fingerprint=digest(
                 f"{type(self).__name__} {dequantise}", pictures.stamps(), " ".join(attributes), values[rows]
@@ -125,10 +130,7 @@ def _pictures(
     split: Split, root: str | Path | None, size: int, antialias: bool, *, attributes: bool
 ) -> tuple[Pictures, Path, Tensor]:
     """The pictures of a split, the folder of all files, and which of its rows they are ``[M]`` int64."""
-    if split not in ("train", "test"):
-        raise ValueError(f"split: expected 'train' or 'test', found {split!r}")
-    if size < 1:
-        raise ValueError(f"size: expected at least 1 pixel, found {size}")
+    check(split, size)
     base = _find(root, [_PARTITION, _ATTRIBUTES] if attributes else [_PARTITION])
     names, partition = _partition(base)
     rows = (partition == (0 if split == "train" else 2)).nonzero()[:, 0]
@@ -139,6 +141,10 @@ def _pictures(
     files, present = _images(base)
     wanted = [names[row] for row in rows.tolist()]
     lost = [name for name in dict.fromkeys(wanted) if name not in present]
+    if len(lost) == len(set(wanted)):
+        raise ValueError(
+            f"{files.path}: holds none of the pictures of split {split}: {few(lost, 2)}; is it the right one?"
+        )
     if lost:
         raise sources.Missing(
             f"{files.path}: {len(lost):,} of {len(set(wanted)):,} pictures of split {split} are missing: {few(lost)}; "
@@ -175,7 +181,9 @@ def _inside(base: Path) -> tuple[Path, ...]:
 
 
 def _file(base: Path, name: str) -> Path | None:
-    return next((folder / name for folder in _inside(base) if (folder / name).is_file()), None)
+    """A list of the publishers', or the same as a table with commas."""
+    names = (name, f"{Path(name).stem}.csv")
+    return next((path for path in (folder / n for n in names for folder in _inside(base)) if path.is_file()), None)
 
 
 def _images(base: Path) -> tuple[Folder | Archive, set[str]]:
@@ -192,47 +200,52 @@ def _images(base: Path) -> tuple[Folder | Archive, set[str]]:
     raise sources.Missing(f"{base / _IMAGES}: no pictures (*.jpg) in it; extract {_IMAGES}.zip there")
 
 
-def _lines(base: Path, name: str) -> tuple[Path, list[str]]:
+def _read(base: Path, name: str) -> tuple[Path, list[str], list[tuple[int, list[str]]]]:
+    """A list: its path, the names of its columns behind the first, and the cells of each row with its line's number."""
     path = _file(base, name)
     if path is None:
         raise sources.Missing(f"{base / name}: no such file")
-    text = path.read_text(encoding="utf-8", errors="replace")
-    if text.lstrip().lower().startswith(("<!doctype", "<html")):
-        raise ValueError(f"{path}: a web page, as sites send when a quota is used up; fetch the file again")
-    return path, text.splitlines()
+    content = path.read_bytes()
+    if found := sources.no_data(content):
+        raise ValueError(f"{path}: {found}; fetch the file again")
+    lines = content.decode("utf-8-sig", "replace").splitlines()
+    comma = "," if path.suffix == ".csv" else None
+    rows = [(number, line.split(comma)) for number, line in enumerate(lines, 1) if line.strip()]
+    if comma:
+        return path, rows[0][1][1:], rows[1:]
+    if name == _ATTRIBUTES:  # the number of rows, the names, the rows
+        return path, rows[1][1] if len(rows) > 1 else [], rows[2:]
+    return path, [], rows
 
 
 def _partition(base: Path) -> tuple[list[str], Tensor]:
     """Names of all pictures, and the partition of each ``[N]``: 0 to train, 1 to validate, 2 to test."""
-    path, lines = _lines(base, _PARTITION)
-    names, partition = [], []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        cells = line.split()
+    path, _, rows = _read(base, _PARTITION)
+    partition: dict[str, int] = {}
+    for number, cells in rows:
         if len(cells) != 2 or cells[1] not in ("0", "1", "2"):
-            raise ValueError(f"{path}:{number}: expected a file name and 0, 1 or 2, found {line[:60]!r}")
-        names.append(cells[0])
-        partition.append(int(cells[1]))
-    return names, torch.tensor(partition, dtype=torch.int64)
+            raise ValueError(f"{path}:{number}: expected a file name and 0, 1 or 2, found {' '.join(cells)[:60]!r}")
+        if cells[0] in partition:
+            raise ValueError(f"{path}:{number}: {cells[0]} comes a second time; fetch the file again")
+        partition[cells[0]] = int(cells[1])
+    return list(partition), torch.tensor(list(partition.values()), dtype=torch.int64)
 
 
 def _attributes(base: Path, wanted: Sequence[str]) -> Tensor:
     """Some attributes of all pictures, in the order of the partition: ``[N, K]`` int64, 1 where one holds, else 0."""
-    path, lines = _lines(base, _ATTRIBUTES)
-    known = lines[1].split() if len(lines) > 1 else []
+    path, known, rows = _read(base, _ATTRIBUTES)
+    if not known or not rows:
+        raise ValueError(f"{path}: expected the number of pictures, the names of attributes, and rows; fetch it again")
     for name in wanted:
         if name not in known:
             raise ValueError(f"{path}: no attribute is called {name!r}; {closest(name, known)}")
     columns = [known.index(name) + 1 for name in wanted]
     values = {"1": 1, "-1": 0}
     found: dict[str, list[int]] = {}
-    for number, line in enumerate(lines[2:], 3):
-        if not line.strip():
-            continue
-        cells = line.split()
+    for number, cells in rows:
         if len(cells) != len(known) + 1 or any(cells[column] not in values for column in columns):
-            raise ValueError(f"{path}:{number}: expected a file name and {len(known)} of 1 and -1, found {line[:60]!r}")
+            said = " ".join(cells)[:60]
+            raise ValueError(f"{path}:{number}: expected a file name and {len(known)} of 1 and -1, found {said!r}")
         found[cells[0]] = [values[cells[column]] for column in columns]
     names, _ = _partition(base)
     lost = [name for name in names if name not in found]

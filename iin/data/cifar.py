@@ -13,15 +13,14 @@ import tarfile
 import zlib
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from iin.arguments import Count
 from iin.data import sources
-from iin.data.memory import Labelled, digest, resize
+from iin.data.memory import Published, resize
 
 __all__ = ["CIFAR10", "read_arrays"]
 
@@ -34,7 +33,7 @@ _ARCHIVE = sources.Remote(
 _FILES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
 
 
-class CIFAR10(Labelled):
+class CIFAR10(Published):
     """Photographs with their kinds: ``image [B, 3, size, size]``, ``label [B]`` in 0 ... 9.
 
     Args:
@@ -53,28 +52,12 @@ class CIFAR10(Labelled):
 
     classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-    def __init__(
-        self,
-        split: Literal["train", "test"] = "train",
-        root: str | Path | None = None,
-        size: Count = 32,
-        dequantise: bool = True,
-        download: bool = True,
-    ) -> None:
-        if split not in _FILES:
-            raise ValueError(f"split: expected 'train' or 'test', found {split!r}")
-        if size < 1:
-            raise ValueError(f"size: expected at least 1 pixel, found {size}")
+    @staticmethod
+    def load(split: str, root: str | Path | None, size: int, download: bool) -> tuple[Tensor, Tensor, str]:
         place = _find(split, root, download)
         files = [place] if place.is_file() else [place / name for name in _FILES[split]]
         image, label = _read(split, place, tuple(path.stat().st_mtime_ns for path in files), size)
-        super().__init__(
-            image,
-            label,
-            source=str(place),
-            fingerprint=digest(f"{type(self).__name__} {size} {dequantise}", image, label),
-            dequantise=dequantise,
-        )
+        return image, label, str(place)
 
 
 def _find(split: str, root: str | Path | None, download: bool) -> Path:
@@ -106,6 +89,9 @@ def _read(split: str, place: Path, stamps: tuple[int, ...], size: int) -> tuple[
             raise ValueError(f"{name}: expected 'data' of bytes, [N, 3072], as CIFAR-10 has; is this the right file?")
         if not isinstance(label, list) or len(label) != len(image) or not all(type(x) is int for x in label):
             raise ValueError(f"{name}: expected 'labels', one number for each of {len(image)} images")
+        kinds = len(CIFAR10.classes)
+        if not all(0 <= x < kinds for x in label):
+            raise ValueError(f"{name}: labels from {min(label)} to {max(label)}: expected 0 to {kinds - 1}")
         images.append(image.reshape(-1, 3, 32, 32))
         labels.append(np.array(label, np.int64))
     pixels = torch.from_numpy(np.concatenate(images))  # [N, 3, 32, 32]
@@ -116,6 +102,9 @@ def _contents(place: Path, names: tuple[str, ...]) -> list[tuple[str, bytes]]:
     """Path and content of each batch."""
     if place.is_dir():
         return [(str(place / name), (place / name).read_bytes()) for name in names]
+    with place.open("rb") as begin:
+        if reason := sources.no_data(begin.read(512)):
+            raise ValueError(f"{place}: {reason}; delete it, and fetch it again")
     found = {}
     try:
         with tarfile.open(place) as archive:  # read in one pass: it is compressed, and cannot be searched
@@ -173,6 +162,8 @@ def read_arrays(content: bytes, name: str) -> Any:
     Raises:
         ValueError: it is damaged, or asks for anything but arrays.
     """
+    if reason := sources.no_data(content):
+        raise ValueError(f"{name}: {reason}; fetch it again")
     try:
         return _ArraysOnly(io.BytesIO(content), encoding="latin1").load()  # latin1: text of Python 2, bytes of arrays
     except Exception as error:  # a damaged pickle raises whatever the damage spells

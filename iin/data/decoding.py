@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +21,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from iin.data.memory import resize
+from iin.data.sources import no_data
 
-__all__ = ["Archive", "Folder", "Pictures", "decode", "side_by_side"]
+__all__ = ["Archive", "Folder", "Pictures", "Unreadable", "decode", "side_by_side"]
 
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
+
+# Pillow refuses what would fill the memory, from twice this size on, and that picture is named; a scan or a panorama
+# below it is decoded like any other, and the warning would not say which it is.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def side_by_side(function: Callable[[_In], _Out], items: Sequence[_In]) -> Iterable[_Out]:
@@ -82,10 +88,9 @@ class Archive:
         if self._open is None or self._open[0] != os.getpid():
             try:
                 self._open = (os.getpid(), zipfile.ZipFile(self.path))
-            except zipfile.BadZipFile as error:
+            except zipfile.BadZipFile:
                 with self.path.open("rb") as file:
-                    page = file.read(512).lstrip().lower().startswith((b"<!doctype", b"<html"))
-                found = "a web page, as sites send when a quota is used up" if page else str(error)
+                    found = no_data(file.read(512)) or "damaged or cut off"
                 raise ValueError(f"{self.path}: no zip file ({found}); fetch it again") from None
         return self._open[1]
 
@@ -136,6 +141,8 @@ def decode(
         with Image.open(io.BytesIO(content)) as opened:
             opened.load()
             image = _plain(opened, "L" if channels == 1 else "RGB")
+    except MemoryError:
+        raise  # of the machine, not of the picture
     except Exception as error:  # decoders raise whatever the damage leads to
         raise ValueError(_reason(content, error)) from None
     width, height = image.size
@@ -173,11 +180,20 @@ def _plain(image: Image.Image, mode: str) -> Image.Image:
 
 def _reason(content: bytes, error: Exception) -> str:
     """Why a picture could not be decoded."""
-    if not content:
-        return "empty file"
+    if found := no_data(content):
+        return found
     if isinstance(error, UnidentifiedImageError):
         return "not a picture of a known format"
-    return " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels: make it smaller"
+    said = " ".join(str(error).split())
+    if "truncated" in said.lower():
+        return "truncated"
+    return said or type(error).__name__
+
+
+class Unreadable(ValueError):
+    """A file cannot be read, which says nothing about the picture in it."""
 
 
 class Pictures:
@@ -230,15 +246,15 @@ class Pictures:
         try:
             content = self.files.read(self.names[row])
         except (OSError, KeyError, RuntimeError) as error:  # absent or unreadable; in archives, encrypted
-            raise ValueError(getattr(error, "strerror", None) or str(error).strip("'\"")) from None
+            raise Unreadable(getattr(error, "strerror", None) or str(error).strip("'\"")) from None
         return decode(content, self.size, crop=self.crop, channels=self.channels, antialias=self.antialias)
 
-    def complaint(self, row: int) -> str | None:
+    def complaint(self, row: int) -> ValueError | None:
         """Why a picture cannot be used, without its name; None if it can."""
         try:
             self._decode(row)
         except ValueError as error:
-            return str(error)
+            return error
         return None
 
     def select(self, rows: Sequence[int]) -> Pictures:

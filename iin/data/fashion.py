@@ -12,15 +12,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from iin.arguments import Count
 from iin.data import sources
 from iin.data.idx import find_idx, read_labelled
-from iin.data.memory import Labelled, digest, resize
+from iin.data.memory import Published, resize
 
 __all__ = ["FashionMNIST"]
 
@@ -40,7 +38,7 @@ _FILES = {  # the images' file, the labels' file; MD5 of the gzipped files, as p
 }
 
 
-class FashionMNIST(Labelled):
+class FashionMNIST(Published):
     """Clothes with their kinds: ``image [B, 1, size, size]``, ``label [B]`` in 0 ... 9.
 
     Args:
@@ -59,27 +57,11 @@ class FashionMNIST(Labelled):
 
     classes = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
-    def __init__(
-        self,
-        split: Literal["train", "test"] = "train",
-        root: str | Path | None = None,
-        size: Count = 32,
-        dequantise: bool = True,
-        download: bool = True,
-    ) -> None:
-        if split not in _FILES:
-            raise ValueError(f"split: expected 'train' or 'test', found {split!r}")
-        if size < 1:
-            raise ValueError(f"size: expected at least 1 pixel, found {size}")
+    @staticmethod
+    def load(split: str, root: str | Path | None, size: int, download: bool) -> tuple[Tensor, Tensor, str]:
         paths = _find(split, root, download)
         image, label = _read(tuple((str(path), path.stat().st_mtime_ns) for path in paths), size)
-        super().__init__(
-            image,
-            label,
-            source=str(paths[0].parent),
-            fingerprint=digest(f"{type(self).__name__} {size} {dequantise}", image, label),
-            dequantise=dequantise,
-        )
+        return image, label, str(paths[0].parent)
 
 
 def _find(split: str, root: str | Path | None, download: bool) -> list[Path]:
@@ -107,6 +89,7 @@ def _here(place: Path, split: str, named: bool) -> list[Path | None]:
 @lru_cache(maxsize=4)  # several data sets of one process share the images
 def _read(stamps: tuple[tuple[str, int], ...], size: int) -> tuple[Tensor, Tensor]:
     """Read and resize the images of two files, with their labels."""
-    image, label = read_labelled(*(Path(path) for path, _ in stamps))
+    images, labels = (Path(path) for path, _ in stamps)
+    image, label = read_labelled(images, labels, classes=len(FashionMNIST.classes))
     pixels = torch.from_numpy(image.copy()).unsqueeze(1)  # [N, 1, 28, 28]
     return resize(pixels, size), torch.from_numpy(label.astype("int64"))

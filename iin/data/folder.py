@@ -10,33 +10,34 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from iin.arguments import Count, Fraction
-from iin.data.decoding import Folder, Pictures, side_by_side
+from iin.data.decoding import Folder, Pictures, Unreadable, side_by_side
 from iin.data.memory import Labelled, digest
-from iin.data.sources import cache_folder
+from iin.files import cache_folder, write_atomically
 
-__all__ = ["ImageFolder", "Selection", "Split", "few", "split_names", "usable"]
+__all__ = ["SUFFIXES", "ImageFolder", "Selection", "Split", "few", "split_names", "usable", "warn_once"]
 
 log = logging.getLogger("iin")
 
 Split = Literal["train", "test", "all"]
 OnError = Literal["raise", "skip"]
 
-_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+"""What names of pictures end in, in lower or upper case."""
 
 
 class ImageFolder(Labelled):
     """Pictures of a folder and of all its sub-folders, sorted by path: ``image [B, C, size, size]``, ``label [B]``.
 
-    The label is the place of the picture's first sub-folder among `classes`, those sorted by name; pictures beside the
-    sub-folders are of class ``.``. A folder that is split already can be named twice: ``root: faces/train`` and
+    The label is the place of the picture's first sub-folder among ``classes``, those sorted by name; pictures beside
+    the sub-folders are of class ``.``. A folder that is split already can be named twice: ``root: faces/train`` and
     ``root: faces/test``, each with ``split: all``.
 
     Pictures may be grey or in colour, of 8 or 16 bits, with a palette, transparent (they are laid on white), CMYK or
@@ -51,7 +52,7 @@ class ImageFolder(Labelled):
         crop: side in pixels of the square that is cut from the middle before it is resized; None for the largest there
             is. Smaller pictures cannot be used: nothing is enlarged to reach the crop.
         on_error: ``raise`` refuses a folder with pictures that cannot be used, ``skip`` leaves them out with a warning;
-            either names and counts them, and `skipped` maps each to the reason.
+            either names and counts them, and ``skipped`` maps each to the reason.
         channels: 3 for RGB, 1 for grey.
         dequantise: see `Labelled`.
 
@@ -72,6 +73,7 @@ class ImageFolder(Labelled):
         dequantise: bool = True,
     ) -> None:
         found = Selection(root, size, crop=crop, channels=channels, on_error=on_error)
+        found.look()
         firsts = [name.split("/")[0] if "/" in name else "." for name in found.pictures.names]
         self.classes = tuple(sorted(set(firsts)))
         self.skipped = found.skipped
@@ -88,7 +90,12 @@ class ImageFolder(Labelled):
 
 
 class Selection:
-    """The pictures of a folder that can be used: ``pictures``; the others: ``skipped``, with the reason of each.
+    """The pictures of a folder, and which of them can be used.
+
+    Attributes:
+        names: of all of them, whether they can be used or not; known from the start.
+        skipped: what cannot be used, with the reason of each; complete once `look` has looked.
+        pictures: those that can; once `look` has looked.
 
     Args:
         root: the folder, as it was named.
@@ -97,8 +104,10 @@ class Selection:
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: it has no pictures that can be used, or an argument makes no sense.
+        ValueError: it has no pictures, or an argument makes no sense.
     """
+
+    pictures: Pictures
 
     def __init__(
         self, root: str | Path, size: int, *, crop: int | None = None, channels: int = 3, on_error: OnError = "raise"
@@ -111,14 +120,22 @@ class Selection:
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error: expected 'raise' or 'skip', found {on_error!r}")
         self.root = Path(root).expanduser()
-        names = _names(self.root)
-        pictures = Pictures(Folder(self.root), names, size, crop=crop, channels=channels)
-        self.skipped = _complaints(pictures)
-        usable(len(names), self.skipped, on_error, str(self.root), "pictures cannot be used")
-        self.pictures = pictures.select([row for row, name in enumerate(names) if name not in self.skipped])
+        self.names, self.skipped = _listing(self.root)
+        self._files = Pictures(Folder(self.root), self.names, size, crop=crop, channels=channels)
+        self._on_error = on_error
+
+    def look(self) -> None:
+        """Decode all pictures, to know those that can be used.
+
+        Raises:
+            ValueError: there are others and they are not to be skipped, or none is left.
+        """
+        self.skipped |= _complaints(self._files)
+        usable(len({*self.names, *self.skipped}), self.skipped, self._on_error, self.root, "pictures cannot be used")
+        self.pictures = self._files.select([row for row, name in enumerate(self.names) if name not in self.skipped])
 
 
-def usable(total: int, bad: dict[str, str], on_error: OnError, where: str, what: str) -> None:
+def usable(total: int, bad: dict[str, str], on_error: OnError, where: str | Path, what: str) -> None:
     """Refuse or report what cannot be used: named, with reasons, and counted.
 
     Args:
@@ -138,12 +155,22 @@ def usable(total: int, bad: dict[str, str], on_error: OnError, where: str, what:
         raise ValueError(f"{message}; mend or remove them, or leave them out with on_error: skip")
     if len(bad) == total:
         raise ValueError(f"{message}; nothing is left")
-    log.warning("%s; left out", message)
+    warn_once(f"{message}; left out")
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Warn, but not again when the other split of the same folder finds the same."""
+    log.warning("%s", message)
 
 
 def few(names: Sequence[str], count: int = 5) -> str:
-    """The first few of many names, for a message."""
-    return ", ".join(names[:count]) + (f" and {len(names) - count:,} more" if len(names) > count else "")
+    """The first few of many names, for a message; what a terminal might obey is spelt out."""
+    shown = [
+        "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
+        for name in names[:count]
+    ]
+    return ", ".join(shown) + (f" and {len(names) - count:,} more" if len(names) > count else "")
 
 
 def split_names(names: Sequence[str], split: Split, test_share: float, where: str) -> list[int]:
@@ -168,31 +195,63 @@ def split_names(names: Sequence[str], split: Split, test_share: float, where: st
         return list(range(len(names)))
     if len(names) < 2:
         raise ValueError(f"{where}: {len(names)} picture cannot be split into training and test; use split: all")
-    hashes = [int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") for name in names]
+    hashes = [
+        int.from_bytes(hashlib.sha256(name.encode(errors="surrogateescape")).digest()[:8], "big") for name in names
+    ]
     limit = int(test_share * 2**64)
     limit = min(max(limit, min(hashes) + 1), max(hashes))
     return [row for row, value in enumerate(hashes) if (value < limit) == (split == "test")]
 
 
-def _names(root: Path) -> list[str]:
-    """Relative paths of all pictures below a folder, sorted; hidden files and folders do not count."""
+def _listing(root: Path) -> tuple[list[str], dict[str, str]]:
+    """Relative paths of all pictures below a folder, sorted; and what cannot even be opened, with the reason of each.
+
+    Hidden files and folders do not count, and what a link leads to is looked at once only, since links can lead round
+    in circles.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: it has no pictures.
+    """
     if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder; root must be a folder of pictures")
-    names, seen = [], set()
-    for folder, inner, files in os.walk(root, followlinks=True):
+        kind = "a file, not a folder" if root.exists() else "no such folder"
+        raise FileNotFoundError(f"{root}: {kind}; root must be a folder of pictures")
+    names: list[str] = []
+    odd: dict[str, str] = {}
+    seen: set[str] = set()
+
+    def walk(folder: str, inside: str) -> None:
         real = os.path.realpath(folder)
-        if real in seen:  # links can lead round in circles
-            inner.clear()
-            continue
+        if real in seen:
+            return
         seen.add(real)
-        inner[:] = sorted(name for name in inner if not name.startswith((".", "__MACOSX")))
-        for name in files:
-            if Path(name).suffix.lower() in _SUFFIXES and not name.startswith("."):
-                names.append((Path(folder) / name).relative_to(root).as_posix())
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            odd[inside or "."] = error.strerror or "cannot be read"
+            return
+        for entry in entries:
+            name = inside + entry.name
+            if entry.name.startswith((".", "__MACOSX")):
+                continue
+            try:
+                kind = "folder" if entry.is_dir() else "file" if entry.is_file() else ""
+            except OSError:  # a link that leads to itself
+                kind = ""
+            if kind == "folder":
+                walk(entry.path, f"{name}/")
+            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+                if kind:
+                    names.append(name)
+                else:
+                    odd[name] = "a link that leads nowhere" if entry.is_symlink() else "not a file"
+
+    walk(str(root), "")
     if not names:
-        kinds = " ".join(sorted(_SUFFIXES))
-        raise ValueError(f"{root}: no pictures here or in its sub-folders; they end in {kinds}")
-    return sorted(names)
+        kinds = " ".join(sorted(SUFFIXES))
+        closed = f", and these cannot be opened: {few([f'{k} ({v})' for k, v in odd.items()])}" if odd else ""
+        raise ValueError(f"{root}: no pictures here or in its sub-folders; they end in {kinds}{closed}")
+    return sorted(names), odd
 
 
 def _complaints(pictures: Pictures) -> dict[str, str]:
@@ -204,14 +263,15 @@ def _complaints(pictures: Pictures) -> dict[str, str]:
         pass
     if len(pictures) > 2000:
         log.info("%s: looking through %s pictures, this once", pictures.files.path, f"{len(pictures):,}")
-    reasons = side_by_side(pictures.complaint, range(len(pictures)))
+    reasons: Iterable[ValueError | None] = side_by_side(pictures.complaint, range(len(pictures)))
     found = {name: reason for name, reason in zip(pictures.names, reasons, strict=True) if reason is not None}
+    complaints = {name: str(reason) for name, reason in found.items()}
+    if any(isinstance(reason, Unreadable) for reason in found.values()):
+        return complaints  # a file that cannot be read now may be read the next time, and look the same from outside
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=kept.parent)
-        with os.fdopen(handle, "w") as file:
-            json.dump(found, file)
-        os.replace(name, kept)
+        with write_atomically(kept) as file:
+            file.write(json.dumps(complaints).encode())
     except OSError as error:
         log.debug("cannot keep %s: %s", kept, error)
-    return found
+    return complaints

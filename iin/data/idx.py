@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from iin.data.sources import no_data
+
 __all__ = ["find_idx", "parse_idx", "read_idx", "read_labelled"]
 
 _KIN = {"MNIST", "FashionMNIST", "KMNIST", "EMNIST", "QMNIST"}
@@ -56,6 +58,8 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
         ValueError: the file is damaged, or holds something else.
     """
     data = path.read_bytes()
+    if found := no_data(data):
+        raise ValueError(f"{path}: {found}; fetch it again")
     if data[:2] == b"\x1f\x8b":
         try:
             data = gzip.decompress(data)
@@ -69,8 +73,8 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
     return array
 
 
-def read_labelled(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read images ``[N, H, W]`` and their labels ``[N]``, both uint8 and read-only.
+def read_labelled(images: Path, labels: Path, *, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Read images ``[N, H, W]`` and their labels ``[N]`` in 0 ... ``classes`` - 1, both uint8 and read-only.
 
     Raises:
         ValueError: a file is damaged, holds something else, or there is not one label for each of one or more images.
@@ -80,6 +84,8 @@ def read_labelled(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"{labels}: {len(label)} labels, but {len(image)} images in {images.name}")
     if not image.size:
         raise ValueError(f"{images}: expected images, found an array of shape {list(image.shape)}")
+    if label.max() >= classes:
+        raise ValueError(f"{labels}: labels up to {label.max()}: expected 0 to {classes - 1}; is this the right file?")
     return image, label
 
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from iin.arguments import Count
 from iin.data.base import Draws, Images
 
-__all__ = ["Classes", "Labelled", "Levels", "digest", "resize"]
+__all__ = ["Classes", "Labelled", "Levels", "Published", "check", "digest", "resize"]
 
 
 class Levels(Protocol):
@@ -56,9 +58,21 @@ def digest(*parts: Tensor | str) -> str:
             total.update(f"{part.dtype} {tuple(part.shape)}".encode())
             total.update(part.contiguous().numpy().data)
         else:
-            total.update(part.encode())
+            total.update(part.encode(errors="surrogateescape"))  # names of files may be no UTF-8
         total.update(b"\0")
     return total.hexdigest()
+
+
+def check(split: str, size: int) -> None:
+    """See that a split and a size in pixels make sense.
+
+    Raises:
+        ValueError: the split is neither ``train`` nor ``test``, or the size is less than a pixel.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"split: expected 'train' or 'test', found {split!r}")
+    if size < 1:
+        raise ValueError(f"size: expected at least 1 pixel, found {size}")
 
 
 class Classes:
@@ -67,28 +81,34 @@ class Classes:
     Args:
         label: ``[N]`` int64.
         least: how many classes there must be; where there is but one, sharing it says nothing.
+        picture: ``[N]`` int64, equal for items that are the same picture; None where no picture comes twice.
 
     Raises:
         ValueError: there are fewer.
     """
 
-    def __init__(self, label: Tensor, least: int = 2) -> None:
+    def __init__(self, label: Tensor, least: int = 2, picture: Tensor | None = None) -> None:
         classes, members = label.unique(return_inverse=True)
         if len(classes) < least:
             raise ValueError(
                 f"pairs that share the class need at least {least} classes, but all labels are {classes.tolist()}"
             )
-        counts = members.bincount()
-        starts = counts.cumsum(0) - counts
-        # Images sorted by class: those of one class stand side by side, from `first` on.
-        self._sorted = members.argsort(stable=True)
-        self._count = counts[members]
-        self._first = starts[members]
-        self._place = torch.empty_like(members)
-        self._place[self._sorted] = torch.arange(len(label))
+        picture = torch.arange(len(label)) if picture is None else picture
+        # Sorted by class, and within a class by picture: what belongs together stands side by side.
+        self._sorted = picture.argsort(stable=True)
+        self._sorted = self._sorted[members[self._sorted].argsort(stable=True)]
+        self._first, self._count = _runs(members[self._sorted], self._sorted)
+        runs = members * (int(picture.max()) + 1) + picture if len(label) else members
+        start, self._same = _runs(runs[self._sorted], self._sorted)
+        self._next = start - self._first + self._same  # place in the class, behind the last item of the same picture
+
+    @property
+    def others(self) -> Tensor:
+        """How many items of its class show another picture ``[N]`` int64."""
+        return self._count - self._same
 
     def another(self, rows: Tensor, draws: Draws) -> Tensor:
-        """Draw one image of the same class for each, never itself unless it is the only one.
+        """Draw an item of the same class for each, evenly; never of the same picture, unless there is no other.
 
         Args:
             rows: ``[B]`` int64, which images.
@@ -97,9 +117,26 @@ class Classes:
         Returns:
             ``[B]`` int64.
         """
-        count, first = self._count[rows], self._first[rows]
-        step = 1 + draws.integers((count - 1).clamp(min=1))
-        return self._sorted[first + (self._place[rows] - first + step) % count]
+        count = self._count[rows]
+        step = draws.integers(self.others[rows].clamp(min=1))
+        return self._sorted[self._first[rows] + (self._next[rows] + step) % count]
+
+
+def _runs(values: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the run of equal values that an item stands in begins, and how long it is.
+
+    Args:
+        values: ``[N]``, in which equal ones stand side by side.
+        places: ``[N]``, which item each of them belongs to.
+
+    Returns:
+        ``[N]`` int64 each, by item.
+    """
+    _, run, counts = values.unique_consecutive(return_inverse=True, return_counts=True)
+    first, count = torch.empty_like(places), torch.empty_like(places)
+    first[places] = (counts.cumsum(0) - counts)[run]
+    count[places] = counts[run]
+    return first, count
 
 
 class Labelled:
@@ -174,3 +211,42 @@ class Labelled:
         # 8 bits of level and 16 of noise are 24: float32 holds all of [-1, 1) exactly, and never rounds up to 1.
         noise = draws.halves(*level.shape[1:])
         return level.mul_(2.0**-7).add_(noise, alpha=2.0**-23).sub_(1)
+
+
+class Published(Labelled):
+    """A published set that is found or downloaded, and then held in memory. A subclass says how, in ``load``.
+
+    Args:
+        split: ``train`` or ``test``.
+        root: folder to look in; without one, the folders of `iin.data.sources`.
+        size: height and width in pixels.
+        dequantise: see `Labelled`.
+        download: fetch files that are nowhere.
+
+    Raises:
+        Missing: files are nowhere and were not downloaded.
+        ValueError: a file is damaged, or an argument makes no sense.
+    """
+
+    def __init__(
+        self,
+        split: Literal["train", "test"] = "train",
+        root: str | Path | None = None,
+        size: Count = 32,
+        dequantise: bool = True,
+        download: bool = True,
+    ) -> None:
+        check(split, size)
+        image, label, source = self.load(split, root, size, download)
+        super().__init__(
+            image,
+            label,
+            source=source,
+            fingerprint=digest(f"{type(self).__name__} {size} {dequantise}", image, label),
+            dequantise=dequantise,
+        )
+
+    @staticmethod
+    def load(split: str, root: str | Path | None, size: int, download: bool) -> tuple[Tensor, Tensor, str]:
+        """Images ``[N, C, size, size]`` uint8, labels ``[N]`` int64, and where they came from in words."""
+        raise NotImplementedError

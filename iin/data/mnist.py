@@ -24,7 +24,7 @@ from torch import Tensor
 from iin.arguments import Count
 from iin.data.base import Images, Pairs
 from iin.data.idx import find_idx, parse_idx, read_labelled
-from iin.data.memory import Classes, Labelled, digest, resize
+from iin.data.memory import Classes, Labelled, check, digest, resize
 
 __all__ = ["MNIST", "ColorfulMNIST", "MNISTPairs", "SingleColorfulMNIST", "measure_color"]
 
@@ -167,10 +167,7 @@ def measure_color(image: Tensor) -> Tensor:
 
 def _load(split: Split, root: str | Path | None, size: int) -> tuple[Tensor, Tensor, str]:
     """Find the digits: image ``[N, 1, size, size]`` uint8, label ``[N]`` int64, and where they came from."""
-    if split not in _FILES:
-        raise ValueError(f"split: expected 'train' or 'test', found {split!r}")
-    if size < 1:
-        raise ValueError(f"size: expected at least 1 pixel, found {size}")
+    check(split, size)
     for folder, way_out in ((root, "leave root out"), (os.environ.get("IIN_DATA") or None, "unset IIN_DATA")):
         if folder is None:
             continue
@@ -192,7 +189,8 @@ def _load(split: Split, root: str | Path | None, size: int) -> tuple[Tensor, Ten
 def _read(split: Split, stamps: tuple[tuple[str, int], ...], size: int) -> tuple[Tensor, Tensor]:
     """Read and resize the images of two files, with their labels; of no files, the shipped ones."""
     if stamps:
-        image, label = read_labelled(*(Path(path) for path, _ in stamps))
+        images, labels = (Path(path) for path, _ in stamps)
+        image, label = read_labelled(images, labels, classes=10)
     else:
         path = Path(__file__).parent / f"mnist-{split}.xz"
         try:

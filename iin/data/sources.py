@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Missing", "Remote", "cache_folder", "fetch", "folders", "offline"]
+from iin.files import cache_folder, write_atomically
+
+__all__ = ["Missing", "Remote", "fetch", "folders", "no_data", "offline"]
 
 log = logging.getLogger("iin")
 
@@ -48,9 +49,13 @@ class Remote(NamedTuple):
     """Tried in turn."""
 
 
-def cache_folder() -> Path:
-    """Where files are kept that can be made or fetched again: ``$IIN_CACHE``, else ``~/.cache/iin``."""
-    return Path(os.environ.get("IIN_CACHE") or Path.home() / ".cache" / "iin")
+def no_data(content: bytes) -> str | None:
+    """What a file holds that holds no data at all, whatever its name says: nothing, or a web page; None otherwise."""
+    if not content:
+        return "empty file"
+    if content[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "a web page, as sites send when a file has moved or a quota is used up"
+    return None
 
 
 def folders(root: str | Path | None) -> list[Path]:
@@ -113,16 +118,10 @@ def _fetch(url: str, path: Path, md5: str) -> None:
 
     log.info("downloading %s to %s", url, path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        total = hashlib.md5(usedforsecurity=False)
-        with os.fdopen(handle, "wb") as file, urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
-            while piece := answer.read(1 << 20):
-                total.update(piece)
-                file.write(piece)
+    total = hashlib.md5(usedforsecurity=False)
+    with write_atomically(path) as file, urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
+        while piece := answer.read(1 << 20):
+            total.update(piece)
+            file.write(piece)
         if total.hexdigest() != md5:
             raise ValueError(f"its MD5 is {total.hexdigest()}, expected {md5}")
-        os.chmod(name, 0o644)  # mkstemp's files are for their owner only
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
