@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-ERRORS = ("inversion", "error", "nll", "fid", "fd_")
+ERRORS = ("inversion", "error", "nll", "fid", "fd_", "kid")
 """What these occur in is better when smaller."""
 
 
