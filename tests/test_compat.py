@@ -582,8 +582,6 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, gadget: str, pl
         "getattr": Bomb(getattr, Bomb(__import__, "os"), "system"),
         "numpy": Bomb(np.load, str(trace)),
     }[gadget]
-    if place == "as a key" and gadget == "getattr":
-        pytest.skip("a key must have a hash when it is written")
     path = tmp_path / "model-1.ckpt"
     torch.save(hidden(bomb)[place], path, _use_new_zipfile_serialization=not legacy)
     for reader in (compat.load, compat.system, compat.read, compat.architecture):

@@ -45,7 +45,7 @@ class ActNorm(InvertibleModule):
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
         """Take ``loc`` and ``scale`` from a batch ``[B, D, ...]``."""
-        values = x.movedim(1, 0).flatten(1)  # [D, B * positions]
+        values = x.movedim(1, 0).flatten(1).contiguous()  # [D, B * positions]; sums in the published order
         if values.shape[1] < 2:
             raise ValueError(
                 "ActNorm initialises from its first training batch and needs at least 2 values a channel, "

@@ -107,7 +107,8 @@ def factor_dims(scores: Sequence[float] | Tensor, dim: int) -> list[int]:
         raise ValueError(f"scores: expected one finite number a factor, found {values.tolist()}")
     # softmax subtracts the maximum first: the paper's scores reach N, and exp(N) would overflow.
     shares = torch.softmax(values, 0) * dim
-    sizes = [int(share) for share in shares[:-1].floor()]
+    # A share that is a whole number, as of factors that score alike, must not lose a unit to the last binary place.
+    sizes = [int(share) for share in (shares[:-1] + 1e-9).floor()]
     return [*sizes, dim - sum(sizes)]
 
 
