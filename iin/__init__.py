@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from iin.experiment import load
 
-__all__ = ["__version__", "compat", "data", "flows", "load", "losses", "metrics", "models", "systems"]
+__all__ = ["__version__", "compat", "data", "flows", "load", "losses", "metrics", "models", "pictures", "systems"]
 
 __version__ = "0.1.0"
 

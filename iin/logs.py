@@ -17,11 +17,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor
-
 from iin import pictures, report
 from iin.record import LogError, cut, encode, read, whole_lines
 from iin.run import write_atomically
+from iin.system import Picture
 
 __all__ = [
     "Guarded",
@@ -54,8 +53,8 @@ class Sink(Protocol):
             values: figures by name; scalar tensors do too.
         """
 
-    def images(self, step: int, images: Mapping[str, Tensor]) -> None:
-        """Take pictures by name: ``[N, C, H, W]`` or ``[R, N, C, H, W]`` in [-1, 1]."""
+    def images(self, step: int, images: Mapping[str, Picture]) -> None:
+        """Take pictures by name."""
 
     def close(self) -> None:
         """Finish writing; called once."""
@@ -90,7 +89,7 @@ class JsonLines:
         except OSError as error:
             raise self._failure(error) from error
 
-    def images(self, step: int, images: Mapping[str, Tensor]) -> None:
+    def images(self, step: int, images: Mapping[str, Picture]) -> None:
         pass
 
     def close(self) -> None:
@@ -107,7 +106,7 @@ class JsonLines:
 
 
 class Pictures:
-    """``images/<name>_step-00001234.png``.
+    """``images/<name>_step-00001234.png``; see `iin.pictures.write`.
 
     Args:
         folder: where the files go; made when missing.
@@ -119,10 +118,8 @@ class Pictures:
     def scalars(self, step: int, epoch: int, split: str, values: Mapping[str, float]) -> None:
         pass
 
-    def images(self, step: int, images: Mapping[str, Tensor]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for name, value in images.items():
-            pictures.save(pictures.grid(value), self.folder / f"{name.replace('/', '-')}_step-{step:08d}.png")
+    def images(self, step: int, images: Mapping[str, Picture]) -> None:
+        pictures.write(self.folder, images, step)
 
     def close(self) -> None:
         pass
@@ -153,11 +150,11 @@ class TensorBoard:
         if split == "test":
             self._writer.flush()
 
-    def images(self, step: int, images: Mapping[str, Tensor]) -> None:
+    def images(self, step: int, images: Mapping[str, Picture]) -> None:
         import numpy as np
 
-        for name, value in images.items():
-            self._writer.add_image(name, np.asarray(pictures.grid(value)), step, dataformats="HWC")
+        for name, stem in pictures.stems(images).items():
+            self._writer.add_image(stem, np.asarray(pictures.draw(images[name])), step, dataformats="HWC")
         self._writer.flush()
 
     def close(self) -> None:
@@ -239,8 +236,11 @@ class Wandb:
         figures = {f"{split}/{name}": float(value) for name, value in values.items()}
         self._run.log({"step": step, "epoch": epoch, **figures})
 
-    def images(self, step: int, images: Mapping[str, Tensor]) -> None:
-        grids = {f"images/{name}": self._wandb.Image(pictures.grid(value)) for name, value in images.items()}
+    def images(self, step: int, images: Mapping[str, Picture]) -> None:
+        grids = {
+            f"images/{stem}": self._wandb.Image(pictures.draw(images[name]), caption=images[name].caption or None)
+            for name, stem in pictures.stems(images).items()
+        }
         if grids:
             self._run.log({"step": step, **grids})
 
@@ -262,7 +262,7 @@ class Report:
         if split == "test":
             report.write(self.folder)
 
-    def images(self, step: int, images: Mapping[str, Tensor]) -> None:
+    def images(self, step: int, images: Mapping[str, Picture]) -> None:
         pass  # the figures of the same evaluation follow
 
     def close(self) -> None:
@@ -291,7 +291,7 @@ class Guarded:
     def scalars(self, step: int, epoch: int, split: str, values: Mapping[str, float]) -> None:
         self._call("scalars", step, epoch, split, values)
 
-    def images(self, step: int, images: Mapping[str, Tensor]) -> None:
+    def images(self, step: int, images: Mapping[str, Picture]) -> None:
         self._call("images", step, images)
 
     def close(self) -> None:

@@ -7,13 +7,13 @@ which parameters that moves, and shows pictures. See ``iin/systems`` for one met
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-__all__ = ["Evaluator", "Objective", "System"]
+__all__ = ["Evaluator", "Objective", "Picture", "System"]
 
 
 class Objective(NamedTuple):
@@ -25,6 +25,21 @@ class Objective(NamedTuple):
     """Scalar, with a graph."""
     scalars: dict[str, Tensor]
     """What to log beside the loss: detached scalars."""
+
+
+class Picture(NamedTuple):
+    """Images worth a look, what one sees in them, and how they are laid out."""
+
+    images: Tensor
+    """``[N, C, H, W]`` in [-1, 1], laid out near-square, or ``[R, N, C, H, W]``: R rows as given."""
+    title: str = ""
+    """A few words; by default the picture's name."""
+    caption: str = ""
+    """What one sees, in a sentence or two."""
+    rows: tuple[int, ...] = ()
+    """Indices of rows that are set off from the one before: 1 makes a head of the first."""
+    columns: tuple[int, ...] = ()
+    """Likewise, of columns."""
 
 
 class System(nn.Module, ABC):
@@ -51,8 +66,18 @@ class System(nn.Module, ABC):
         """Learning rates that differ, by the objective's name, as multiples of ``train.lr``; default: none does."""
         return {}
 
-    def images(self, batch: Any) -> dict[str, Tensor]:
-        """Pictures worth a look: name -> ``[N, C, H, W]`` in [-1, 1], or ``[R, N, C, H, W]`` for a grid of R rows."""
+    def images(self, batch: Any) -> Mapping[str, Picture | Tensor]:
+        """Pictures worth a look, by name; default: none.
+
+        Called in eval mode, without gradients, with the same test batch at each evaluation. Noise from torch's
+        generator is drawn anew at each; what shall stay the same needs a generator of its own.
+
+        Args:
+            batch: test data; it may be as small as one item.
+
+        Returns:
+            name -> `Picture`, or just its images.
+        """
         return {}
 
 

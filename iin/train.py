@@ -24,7 +24,7 @@ from iin.logs import Sink
 from iin.record import plain, read
 from iin.run import Run, write_json
 from iin.seeds import mix
-from iin.system import Evaluator, System
+from iin.system import Evaluator, Picture, System
 
 __all__ = ["Batches", "Interrupt", "Interrupted", "TestSet", "TrainingError", "evaluate", "fit", "schedule"]
 
@@ -133,10 +133,14 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 
 def schedule(step: int, lr: float, decay_start: int | None, total: int) -> float:
-    """Learning rate of the step after ``step`` steps: constant, then linear to 0 at ``total``."""
-    if decay_start is None or step < decay_start:
+    """Learning rate of the step after ``step`` steps: constant, then falling linearly towards 0 at ``total``.
+
+    As published, the rate is set after each step, by the number of that step: it lags a step behind. The first step
+    that is slower than others is number ``decay_start + 2``, counted from 0, and the last one still moves.
+    """
+    if decay_start is None or total <= decay_start:
         return lr
-    return lr * (1 - min(1.0, (step - decay_start) / max(1, total - decay_start)))
+    return lr * (1 - min(1.0, max(0, step - 1 - decay_start) / (total - decay_start)))
 
 
 def fit(
@@ -200,11 +204,11 @@ def fit(
         started = time.monotonic()
         figures = evaluate(system, test, evaluators, seed=seed)
         record(run, step, system, figures, facts or {}, evaluators)
-        pictures = look(system, test, seed=seed)
+        pictures = look(system, test, step, seed=seed)
         for sink in sinks:
             sink.images(step, pictures)
         for sink in sinks:
-            sink.scalars(step, (step - 1) // per_epoch, "test", figures)
+            sink.scalars(step, max(0, step - 1) // per_epoch, "test", figures)
         run.prune(settings.keep, best_step(run, settings))
         seconds = time.monotonic() - started
         log.info("step %d, evaluated in %.0f s:%s", step, seconds, table(figures) or " nothing to measure")
@@ -212,7 +216,9 @@ def fit(
     system.train()
     clock = _Clock(step, total)
     with tqdm(total=total, initial=step, unit="step", disable=None, dynamic_ncols=True) as bar:
-        if step:
+        if not total:
+            save()
+        if step or not total:
             measure_if_due()  # the process may have ended between checkpoint and evaluation
         while step < total:
             epoch, start = divmod(step, per_epoch)
@@ -366,13 +372,32 @@ def table(figures: Mapping[str, float], width: int = 100) -> str:
 
 
 @torch.no_grad()
-def look(system: System, test: TestSet, *, seed: int = 0) -> dict[str, Tensor]:
-    """The system's pictures of the first test batch, with the same noise each time."""
+def look(system: System, test: TestSet, step: int, *, seed: int = 0) -> dict[str, Picture]:
+    """The system's pictures of the first test batch, on the CPU.
+
+    Their noise depends on seed and step alone, so that whoever looks at the same weights sees the same. Where no
+    pictures can be made, a warning says why: figures are no worse for it.
+
+    Args:
+        system: what to look at.
+        test: test data.
+        step: that the weights are of.
+        seed: of everything random.
+    """
+    batch = next(iter(test))
     training = system.training
     system.eval()
-    torch.manual_seed(mix(seed, 1))
+    torch.manual_seed(mix(seed, 1, step))
     try:
-        return {name: value.cpu() for name, value in system.images(next(iter(test))).items()}
+        found = {
+            name: value if isinstance(value, Picture) else Picture(value)
+            for name, value in system.images(batch).items()
+        }
+        return {name: picture._replace(images=picture.images.cpu()) for name, picture in found.items()}
+    except Exception as error:  # somebody's decoder, or memory: nothing that training hangs on
+        reason = " ".join(str(error).split())[:200]
+        log.warning("no pictures: %s.images failed (%s: %s)", type(system).__name__, type(error).__name__, reason)
+        return {}
     finally:
         system.train(training)
 
@@ -389,7 +414,8 @@ def record(
 
     Figures of the same weights and the same facts that stand there already are kept, but for those measured anew. What
     metrics say of themselves (``extractor``, ``images``) stands under ``entries``, and beside the figures too: as it is
-    where all entries agree, else by entry in words.
+    where all entries agree, else by entry in words. An entry that says which ``figures`` it is about loses them all
+    when it is measured anew: with other settings they would stand beside facts that are not theirs.
     """
     path = run.folder / "eval" / f"step-{step:08d}" / "metrics.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -400,10 +426,11 @@ def record(
     if all(before.get(key) == value for key, value in facts.items()):
         old = before.pop("entries", {})
         beside = {key for known in old.values() for key in known}
+        beside |= {figure for name in entries for figure in old.get(name, {}).get("figures", ())}
         kept = {key: value for key, value in before.items() if key not in facts.keys() | beside}
         entries = {**old, **entries}
     shown: dict[str, Any] = {}
-    for key in dict.fromkeys(key for found in entries.values() for key in found):
+    for key in dict.fromkeys(key for found in entries.values() for key in found if key != "figures"):
         values = {name: found[key] for name, found in entries.items() if key in found}
         alike = len({str(value) for value in values.values()}) == 1
         shown[key] = next(iter(values.values())) if alike else ", ".join(f"{n}: {v}" for n, v in values.items())

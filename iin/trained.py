@@ -17,7 +17,7 @@ from torch import Tensor
 
 from iin.run import Run
 from iin.seeds import mix
-from iin.system import System
+from iin.system import Picture, System
 
 __all__ = ["Trained"]
 
@@ -72,6 +72,24 @@ class Trained:
         """
         named = [factors] if isinstance(factors, int | str) else list(factors)
         return self._ask("swap")(self._moved(images), self._moved(others), [self._index(one) for one in named])
+
+    @torch.no_grad()
+    def swap_grid(self, images: Tensor, others: Tensor, factor: int | str = 0) -> Picture:
+        """Every image's factor in every other image, ready for ``iin.pictures.save(picture, "swap.png")``.
+
+        Args:
+            images: ``[R, C, H, W]`` in [-1, 1], which give the factor, down the left.
+            others: ``[N, C, H, W]``, which give all else, along the top.
+            factor: name, or index.
+
+        Returns:
+            A picture with images ``[R + 1, N + 1, C, H, W]``: the given ones stand in the first row and column.
+
+        Raises:
+            ValueError: the system has no factors, or not this one.
+        """
+        grid = self._ask("swap_grid")(self._moved(images), self._moved(others), self._index(factor))
+        return Picture(grid, rows=(1,), columns=(1,))
 
     @torch.no_grad()
     def sample(self, n: int, seed: int = 0) -> Tensor:

@@ -4,7 +4,8 @@
     python scripts/kill_resume.py --kills 5 --only flow
 
 The processes are killed with SIGKILL: in the middle of epochs, while a checkpoint is being written, and during
-evaluation. In the end the weights, the optimisers' state and ``metrics.jsonl`` must be equal to the bit. One thread.
+evaluation. In the end the weights, the optimisers' state, ``metrics.jsonl`` and the pictures must be equal to the bit.
+One thread.
 """
 
 from __future__ import annotations
@@ -145,11 +146,12 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
 
 
 def compare(left: Run, right: Run) -> list[str]:
-    """What differs between two runs: weights, optimisers, figures."""
+    """What differs between two runs: weights, optimisers, figures, pictures."""
     found = differences(read_checkpoint(left.checkpoints()[0]), read_checkpoint(right.checkpoints()[0]))
     if (left.folder / "metrics.jsonl").read_bytes() != (right.folder / "metrics.jsonl").read_bytes():
         found.append("metrics.jsonl")
-    return found
+    images, others = ({path.name: path.read_bytes() for path in run.folder.glob("images/*")} for run in (left, right))
+    return found + [name for name in images.keys() | others.keys() if images.get(name) != others.get(name)]
 
 
 def length(kills: int) -> list[str]:

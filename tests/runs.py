@@ -72,7 +72,9 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
 
 
 def assert_equal(left: Run, right: Run) -> None:
-    """Weights, optimisers' states, record and last evaluation of two runs are equal to the bit."""
+    """Weights, optimisers' states, record, last evaluation and pictures of two runs are equal to the bit."""
     assert differences(read_checkpoint(left.checkpoints()[0]), read_checkpoint(right.checkpoints()[0])) == []
     for name in ("metrics.jsonl", f"eval/{left.checkpoints()[0].stem}/metrics.json"):
         assert (left.folder / name).read_bytes() == (right.folder / name).read_bytes(), name
+    images, others = ({path.name: path.read_bytes() for path in run.folder.glob("images/*")} for run in (left, right))
+    assert images.keys() == others.keys() and [name for name in images if images[name] != others[name]] == []

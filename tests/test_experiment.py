@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 import yaml
+from PIL import Image
 from runs import assert_equal, die, evaluate, only, start, train
 from test_train import at_step
 
@@ -428,9 +429,42 @@ def test_evaluation_gives_the_figures_of_training_to_the_bit(here: Path, capsys:
         assert after == before and {key: after[key] for key in logged} == logged
         assert set(logged) == {"nll/nats", "nll/bits_per_dim", "noise"}
         assert out[-1] == f"Run folder: {run.folder}" and out[0].split()[0] == "nll/nats"
-        pictures = {path.name for path in (run.folder / "eval" / f"step-{step:08d}").glob("*.png")}
-        factors = {f"{kind}_{name}.png" for kind in ("swap", "line") for name in ("side", "residual")}
-        assert pictures == {"reconstructions.png", "samples.png"} | factors
+        pictures = {path.stem: path for path in (run.folder / "eval" / f"step-{step:08d}").glob("*.png")}
+        factors = {f"{kind}_{name}" for kind in ("swap", "line") for name in ("side", "residual")}
+        assert pictures.keys() == {"inputs", "reconstructions", "samples", "fixed_samples", "line"} | factors
+        for name, path in pictures.items():
+            assert path.read_bytes() == (run.folder / "images" / f"{name}_step-{step:08d}.png").read_bytes()
+
+
+def test_factors_may_be_called_anything(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = tiny.flow({"config": "ae.yaml"}) | {"logs": ["tensorboard"]}
+    for split in ("train", "test"):
+        tree["data"][split]["target"] = "tiny.Odd"
+    tree["evaluate"]["dims"] = tiny.node("iin.metrics.FactorDims")
+    assert train("-b", tiny.write(here / "odd.yaml", tree), "train.steps=6") == 0
+    run = Run(flows()[-1])
+    assert evaluate("-p", run.folder) == 0
+    said = capsys.readouterr()
+    assert "dropped" not in said.err and "warning" not in said.err.lower()
+    for files in (run.folder / "eval" / "step-00000006").glob("*.png"), (run.folder / "images").glob("*.png"):
+        names = {path.stem.removesuffix("_step-00000006") for path in files}
+        assert len(names) == 9 and {"swap_left-right-which-", "line_left-right-which-"} < names
+    page = (run.folder / "report.html").read_text()
+    assert "Swap: left/right: which?" in page and "Each cell shows left/right: which? of the image at the left" in page
+    assert page.index("Swap: left/right") < page.index("Swap: residual") < page.index("Interpolation: left/right")
+    assert "Units for left/right: which?" in page
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_flow_may_be_looked_at_with_few_images_that_are_no_pairs(here: Path, size: int) -> None:
+    run = Run(flows()[0])
+    settings = ["data.test.target=tiny.Sides", f"train.eval_batch_size={size}", "evaluate=nll"]
+    assert evaluate("-p", run.folder, *settings) == 0
+    pictures = {path.stem: path for path in (run.folder / "eval" / "step-00000012").glob("*.png")}
+    assert {"swap_side", "swap_residual", "line_side", "line", "inputs"} < pictures.keys() and len(pictures) == 9
+    for path in pictures.values():
+        with Image.open(path) as picture:
+            assert picture.info["Title"] and picture.info["Description"]
 
 
 def test_selected_figures_join_those_that_are_there(here: Path) -> None:
@@ -462,7 +496,8 @@ def test_a_distance_says_what_it_was_measured_with(here: Path) -> None:
     found = figures(Run(stages()[-1]), 1)
     assert found["extractor"] == "fid: digits, other: pixels" and found["images"] == 30
     fid = {"extractor": "digits", "images": 30, "kid": "100 subsets of 15"}
-    assert found["entries"] == {"fid": fid, "other": {"extractor": "pixels"}}
+    figures_of = {"figures": [name for name in found if name.startswith(("fd_", "kid_"))]}
+    assert found["entries"] == {"fid": fid | figures_of, "other": {"extractor": "pixels"}}
 
 
 def test_figures_that_are_not_finite_are_still_json(here: Path) -> None:

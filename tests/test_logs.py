@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -10,14 +11,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from PIL import Image
 
-from iin import logs
+from iin import logs, pictures
 from iin.logs import Guarded, JsonLines, LogError, Pictures, cut, missing, open_sinks, read
+from iin.system import Picture
 
-IMAGES = {"samples": torch.linspace(-1, 1, 4 * 64).view(4, 1, 8, 8)}
+IMAGES = {
+    "samples": Picture(torch.linspace(-1, 1, 4 * 64).view(4, 1, 8, 8), "Samples", "Drawn at random."),
+    "swap_hair/colour": Picture(
+        torch.linspace(-1, 1, 12 * 64).view(2, 2, 3, 8, 8), "Swap: hair/colour", "", (1,), (1,)
+    ),
+}
+STEMS = ["samples", "swap_hair-colour"]
 
 
 def write_lines(path: Path, steps: range) -> None:
@@ -156,7 +165,7 @@ def test_the_folder_gets_its_files(tmp_path: Path) -> None:
     for sink in sinks:
         sink.close()
     assert {p.name for p in tmp_path.iterdir()} == {"metrics.jsonl", "images", "report.html"}
-    assert [p.name for p in (tmp_path / "images").iterdir()] == ["samples_step-00000005.png"]
+    assert sorted(p.name for p in (tmp_path / "images").iterdir()) == [f"{stem}_step-00000005.png" for stem in STEMS]
 
 
 def test_opening_for_a_resumed_run_takes_back_what_came_later(tmp_path: Path) -> None:
@@ -167,10 +176,10 @@ def test_opening_for_a_resumed_run_takes_back_what_came_later(tmp_path: Path) ->
 
 
 def test_picture_names_stay_in_their_folder(tmp_path: Path) -> None:
-    Pictures(tmp_path / "images").images(12, {"../swap/digit": IMAGES["samples"]})
-    assert [p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.png")] == [
-        "images/..-swap-digit_step-00000012.png"
-    ]
+    Pictures(tmp_path / "images").images(12, {"../../swap/digit": IMAGES["samples"]})
+    (path,) = tmp_path.rglob("*.*")
+    assert path.parent == tmp_path / "images" and path.name == "--..-swap-digit_step-00000012.png"
+    assert Image.open(path).info["Description"] == "Drawn at random."
 
 
 class Breaks:
@@ -184,7 +193,7 @@ class Breaks:
         if self.calls > 1:
             raise RuntimeError("no route to host\nand much more")
 
-    def images(self, step: int, images: Mapping[str, Tensor]) -> None:
+    def images(self, step: int, images: Mapping[str, Picture]) -> None:
         self.calls += 1
 
     def close(self) -> None:
@@ -245,6 +254,7 @@ def test_tensorboard_events(tmp_path: Path) -> None:
     resumed = logs.TensorBoard(tmp_path, step=3)
     for step in range(4, 8):
         resumed.scalars(step, 0, "train", {"loss": 10.0 * step})
+    resumed.images(7, IMAGES)
     resumed.scalars(7, 0, "test", {"swaps/digit/follows": 0.5})
     resumed.close()
 
@@ -253,7 +263,11 @@ def test_tensorboard_events(tmp_path: Path) -> None:
         (1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0), (5, 50.0), (6, 60.0), (7, 70.0)
     ]  # fmt: skip
     assert [(e.step, e.value) for e in events.Scalars("test/swaps/digit/follows")] == [(7, 0.5)]
-    assert events.Tags()["images"] == ["samples"]
+    assert events.Tags()["images"] == STEMS
+    for name, stem in pictures.stems(IMAGES).items():
+        (event,) = events.Images(stem)  # that of step 5 is taken back
+        with Image.open(io.BytesIO(event.encoded_image_string)) as seen:
+            assert event.step == 7 and np.array_equal(np.asarray(seen), np.asarray(pictures.draw(IMAGES[name])))
 
 
 @pytest.fixture
@@ -327,7 +341,13 @@ def test_wandb_without_login_goes_on_offline(lonely: Path, caplog: pytest.LogCap
     rows = history(lonely)
     assert [(r["step"], r["train/loss"]) for r in rows if "train/loss" in r] == [(1, 1), (2, 2), (3, 3), (3, 3), (4, 4)]
     assert [(r["step"], r["test/nll/nats"]) for r in rows if "test/nll/nats" in r] == [(3, 0.25), (4, 0.25)]
-    assert list(lonely.glob("wandb/offline-run-*/files/media/images/**/*.png"))
+    for step in (3, 4):
+        (row,) = [row for row in rows if row["step"] == step and any(key.startswith("images/") for key in row)]
+        for name, stem in pictures.stems(IMAGES).items():
+            assert row.get(f"images/{stem}/caption") == (IMAGES[name].caption or None)
+            (file,) = lonely.glob(f"wandb/offline-run-*/files/{row[f'images/{stem}/path']}")
+            with Image.open(file) as seen:
+                assert np.array_equal(np.asarray(seen), np.asarray(pictures.draw(IMAGES[name])))
     identity = json.loads((lonely / "wandb.json").read_text())["id"]
     assert {p.stem for p in lonely.glob("wandb/offline-run-*/*.wandb")} == {f"run-{identity}"}
 

@@ -1,4 +1,4 @@
-"""Grids of images: layout, levels, and what is broken in them."""
+"""Grids of images: layout, levels, what is broken in them; their files and what these are called."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from iin import pictures
-from iin.pictures import GAP, grid, save
+from iin.pictures import BREAK, GAP, draw, grid, save, stems, write
+from iin.system import Picture
 
 
 def cell(picture: Image.Image, row: int, column: int, height: int, width: int) -> np.ndarray:
@@ -24,18 +25,18 @@ def test_large_images_keep_their_pixels() -> None:
     picture = grid(images)
     assert picture.size == (2 * 80 + 3 * GAP, 100 + 2 * GAP) and picture.mode == "RGB"
     for column in range(2):
-        expected = ((images[column] + 1) * 127.5).round().permute(1, 2, 0).numpy().astype(np.uint8)
+        expected = ((images[column] + 1) * 128).floor().permute(1, 2, 0).numpy().astype(np.uint8)
         assert np.array_equal(cell(picture, 0, column, 100, 80), expected)
 
 
 def test_small_images_are_enlarged_by_a_whole_factor() -> None:
     images = torch.rand(3, 4, 1, 8, 16) * 2 - 1
     picture = grid(images)
-    assert picture.width >= 600
+    assert 400 <= picture.width <= 900
     factor = (picture.width - 5 * GAP) // 4 // 16
     assert picture.size == (4 * 16 * factor + 5 * GAP, 3 * 8 * factor + 4 * GAP)
     seen = cell(picture, 2, 1, 8 * factor, 16 * factor)
-    levels = ((images[2, 1, 0] + 1) * 127.5).round().numpy().astype(np.uint8)
+    levels = ((images[2, 1, 0] + 1) * 128).floor().numpy().astype(np.uint8)
     assert np.array_equal(seen[:, :, 0], levels.repeat(factor, 0).repeat(factor, 1))
     assert (seen[:, :, 0] == seen[:, :, 2]).all()
 
@@ -46,6 +47,49 @@ def test_small_images_are_enlarged_by_a_whole_factor() -> None:
 def test_layout_is_near_square(count: int, columns: int, rows: int) -> None:
     picture = grid(torch.zeros(count, 1, 70, 70))
     assert picture.size == (columns * 70 + (columns + 1) * GAP, rows * 70 + (rows + 1) * GAP)
+
+
+@pytest.mark.parametrize(("count", "side"), [(1, 8), (2, 8), (3, 8), (1, 64), (9, 64), (100, 5), (400, 32)])
+def test_small_grids_are_neither_tiny_nor_huge(count: int, side: int) -> None:
+    picture = grid(torch.zeros(1, count, 1, side, side))
+    factor = (picture.height - 2 * GAP) // side
+    assert picture.width == GAP + count * (factor * side + GAP) and factor >= 1
+    assert factor * side <= 160 and (picture.width <= 900 or factor == 1)
+
+
+def test_grids_of_large_images_are_reduced() -> None:
+    images = torch.full((9, 9, 3, 256, 192), -1.0)
+    images[3, 4] = 1
+    picture = np.asarray(grid(images, (1,), (1,)))
+    assert abs(picture.shape[1] - 1280) <= 9 and 1.2 < picture.shape[0] / picture.shape[1] < 1.4
+    lit = np.argwhere((picture == 255).all(2))
+    y, x = (lit.min(0) + lit.max(0)) / 2 / picture.shape[:2]
+    assert abs(y - 3.5 / 9) < 0.02 and abs(x - 4.5 / 9) < 0.02
+
+
+def test_rows_and_columns_are_set_off_by_a_line() -> None:
+    images = torch.full((3, 4, 1, 70, 70), -1.0)
+    picture = np.asarray(grid(images, rows=(1,), columns=(1, 3, 4)))  # nothing stands behind column 4
+    plain = np.asarray(grid(images))
+    assert picture.shape == (plain.shape[0] + BREAK, plain.shape[1] + 2 * BREAK, 3)
+    down, across = picture[:, GAP + 35, 0], picture[GAP + 35, :, 0]
+    assert runs(down) == [("black", 70), ("gap", 12), ("black", 70), ("gap", 2), ("black", 70)]
+    assert runs(across) == [
+        ("black", 70), ("gap", 12), ("black", 70), ("gap", 2), ("black", 70), ("gap", 12), ("black", 70)
+    ]  # fmt: skip
+    gap = down[GAP + 70 : GAP + 82]
+    assert gap.tolist() == [128] * 5 + [pictures.LINE] * 2 + [128] * 5
+    assert np.array_equal(across[GAP + 70 : GAP + 82], gap) and picture[0, 0, 0] == 128
+
+
+def runs(levels: np.ndarray) -> list[tuple[str, int]]:
+    """What follows on what along a line through a grid, without its margins, and how many pixels of it."""
+    found: list[tuple[str, int]] = []
+    for level in levels[GAP:-GAP]:
+        kind = "black" if level == 0 else "gap"
+        count = found.pop()[1] if found and found[-1][0] == kind else 0
+        found.append((kind, count + 1))
+    return found
 
 
 def test_levels_are_clipped_and_zero_is_the_background() -> None:
@@ -64,7 +108,13 @@ def test_a_broken_image_is_seen(broken: float) -> None:
     assert (cell(picture, 0, 0, 70, 70) == pictures.GREY).all()
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 8, 8), (3, 8, 8), (0, 1, 8, 8), (1, 2, 3, 4, 8, 8)])
+def test_of_other_channels_the_mean_is_shown() -> None:
+    images = torch.zeros(1, 4, 70, 70)
+    images[:, 0] = 1.0
+    assert (cell(grid(images), 0, 0, 70, 70) == 160).all()
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (0, 1, 8, 8), (1, 2, 3, 4, 8, 8)])
 def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"found images of shape \[.*\]; expected \[N, C, H, W\]"):
         grid(torch.zeros(shape))
@@ -73,6 +123,52 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
 def test_half_precision_and_graphs_do_not_matter() -> None:
     images = torch.zeros(1, 1, 70, 70, dtype=torch.bfloat16, requires_grad=True)
     assert grid(images).size == (70 + 2 * GAP, 70 + 2 * GAP)
+
+
+def test_a_file_says_what_it_shows(tmp_path: Path) -> None:
+    picture = Picture(torch.zeros(2, 3, 1, 70, 70), "Swap: größe → 2", 'Each cell "shows" 漢字.', (1,), (1,))
+    drawn = draw(picture)
+    assert drawn.info == {"Title": picture.title, "Description": picture.caption}
+    save(picture, tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as read:
+        assert dict(read.info) == drawn.info and read.size == drawn.size
+    save(picture.images, str(tmp_path / "b.png"))
+    with Image.open(tmp_path / "b.png") as read:
+        assert not read.info and read.size == grid(picture.images).size
+
+
+def test_pictures_are_written_under_their_names(tmp_path: Path) -> None:
+    found = {"samples": Picture(torch.zeros(1, 1, 8, 8)), "swap_a/b": Picture(torch.zeros(1, 1, 8, 8), "Swap: a/b")}
+    files = write(tmp_path / "new" / "images", found, 12)
+    assert [path.name for path in files] == ["samples_step-00000012.png", "swap_a-b_step-00000012.png"]
+    again = write(tmp_path / "eval", found)
+    assert [path.name for path in again] == ["samples.png", "swap_a-b.png"]
+    assert [path.read_bytes() for path in files] == [path.read_bytes() for path in again]
+    assert [Image.open(path).info["Title"] for path in files] == ["samples", "Swap: a/b"]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["swap_digit", "line"], ["swap_digit", "line"]),
+        (["swap_hair/colour", "swap_a b: c*?", "swap_größe"], ["swap_hair-colour", "swap_a-b-c-", "swap_größe"]),
+        (["../../etc/passwd", "..", ".hidden", "/", ""], ["--..-etc-passwd", "-", "-hidden", "--2", "--3"]),
+        (["swap_a/b", "swap_a-b", "swap_A b"], ["swap_a-b", "swap_a-b-2", "swap_A-b-3"]),
+        (["a\x00b\nc\\d", "e\udcfff"], ["a-b-c-d", "e-f"]),
+        (["swap_x-2", "swap_x", "swap/x"], ["swap_x-2", "swap_x", "swap-x"]),
+    ],
+)
+def test_names_become_ones_that_files_can_have(names: list[str], expected: list[str]) -> None:
+    found = stems(names)
+    assert list(found) == names and list(found.values()) == expected
+    assert list(stems(expected).values()) == expected
+
+
+@pytest.mark.parametrize("letter", ["a", "ß", "漢", "𝄞x"])
+def test_long_names_are_cut_and_still_told_apart(tmp_path: Path, letter: str) -> None:
+    names = [f"swap_{letter * 300}{k}" for k in range(3)]
+    files = write(tmp_path, {name: Picture(torch.zeros(1, 1, 8, 8)) for name in names}, 1)
+    assert len(set(files)) == 3 and all(path.is_file() for path in files)
 
 
 def test_saving_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import math
 import re
@@ -9,13 +11,16 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from iin import pictures, report
 from iin.record import encode
 from iin.report import charts
 from iin.report.glossary import explain, section
+from iin.system import Picture
 
 CONFIG = """\
 name: mnist_diin
@@ -44,6 +49,19 @@ FIGURES = {
 }
 
 
+def shown(level: float) -> dict[str, Picture]:
+    """Pictures as systems make them."""
+    grid = torch.full((3, 4, 1, 8, 8), level)
+    return {
+        "swap_digit": Picture(grid, "Swap: digit", "Each cell shows digit of the image at the left.", (1,), (1,)),
+        "swap_residual": Picture(grid, "Swap: residual", "The style."),
+        "line_digit": Picture(grid, "Interpolation: digit"),
+        "line": Picture(grid, "Interpolation"),
+        "samples": Picture(grid[0], "Samples", "Decoded from codes drawn at random."),
+        "reconstructions": Picture(grid, "Reconstructions"),
+    }
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """The folder of a run with three evaluations."""
@@ -62,9 +80,7 @@ def folder(tmp_path: Path) -> Path:
             evaluation.mkdir(parents=True)
             beside = {"extractor": "digits", "images": 10000, "data_source": "MNIST, shipped"}
             (evaluation / "metrics.json").write_text(json.dumps({"step": step, **figures, **beside}))
-            for name, shape in {"swap_digit": (3, 4), "swap_residual": (3, 4), "samples": (9,)}.items():
-                picture = pictures.grid(torch.full((*shape, 1, 8, 8), step / 1404))
-                pictures.save(picture, folder / "images" / f"{name}_step-{step:08d}.png")
+            pictures.write(folder / "images", shown(step / 1404), step)
     (folder / "metrics.jsonl").write_bytes(b"".join(lines))
     return folder
 
@@ -115,12 +131,15 @@ def headings(page: str) -> Iterator[str]:
 def test_the_page_tells_the_run(folder: Path) -> None:
     page, reader = read_page(folder)
     text = " ".join("".join(reader.text).split())
-    assert list(headings(page)) == ["Swaps", "Figures", "Factor dimensions", "Pictures", "Curves", "Settings"]
+    assert list(headings(page)) == [
+        "Swaps", "Figures", "Factor dimensions", "Interpolations", "Pictures", "Curves", "Settings"
+    ]  # fmt: skip
     for words in (
         "mnist_diin", "finished", "started 2026-01-31 12:00 UTC", "Digits and their style.",
         "was trained on iin.data.MNISTPairs for 1,404 steps of 128 examples, with a learning rate of 0.0005, "
         "over the first stage mnist_ae",
-        "Each cell has the digit of the image at the left of its row", "91.3%", "34.56", "3.1e-05",
+        "Each cell shows digit of the image at the left.", "Decoded from codes drawn at random.", "91.3%",
+        "34.56", "3.1e-05",
         "Fréchet distance of samples", "not to be compared with an FID", "extractor: digits", "MNIST, shipped",
         "factors: [22, 42]", "2.14.1",
     ):  # fmt: skip
@@ -141,17 +160,51 @@ def test_the_same_folder_gives_the_same_page(folder: Path) -> None:
     assert not list(folder.glob(".*"))
 
 
-def test_swaps_come_first_and_in_the_order_of_the_factors(folder: Path) -> None:
+def test_pictures_come_in_an_order_that_makes_sense(folder: Path) -> None:
     (folder / "images" / "swap_digit_step-00000001.png").write_bytes(b"an old one")
     page, reader = read_page(folder)
-    assert page.index("Taking the digit") < page.index("Taking the residual") < page.index(">Samples<")
-    assert reader.tags.count("img") == 3
-    assert page.count("step 1,404</span>") == 3  # the newest of each
+    titles = [
+        "Swap: digit", "Swap: residual", "Interpolation: digit", "Interpolation", "Reconstructions", "Samples"
+    ]  # fmt: skip
+    assert re.findall(r"<figcaption><b>([^<]*)</b> <span>step 1,404</span>", page) == titles  # the newest of each
+    assert reader.tags.count("img") == 6
+
+
+def test_factors_come_in_the_order_of_the_data(folder: Path) -> None:
+    names = ["z/first", "digit", "A", "residual"]
+    (folder / "state.json").write_text(json.dumps({"state": "finished", "step": 1404, "factors": names}))
+    grid = torch.zeros(2, 2, 1, 8, 8)
+    more = {f"{kind}_{name}": Picture(grid, f"{kind} {name}") for kind in ("swap", "line") for name in ("A", "z/first")}
+    pictures.write(folder / "images", more, 1404)
+    page, _ = read_page(folder)
+    titles = re.findall(r"<figcaption><b>([^<]*)</b>", page)
+    assert titles[:4] == ["swap z/first", "Swap: digit", "swap A", "Swap: residual"]
+    assert titles[4:8] == ["line z/first", "Interpolation: digit", "line A", "Interpolation"]
 
 
 def test_pictures_of_an_evaluation_by_hand_count_too(folder: Path) -> None:
-    pictures.save(pictures.grid(torch.zeros(1, 1, 8, 8)), folder / "eval" / "step-00001404" / "interpolations.png")
-    assert "Interpolations" in read_page(folder)[0]
+    pictures.save(torch.zeros(1, 1, 8, 8), folder / "eval" / "step-00001404" / "my_own-picture.png")
+    pictures.write(folder / "eval" / "step-00001404", {"samples": Picture(torch.zeros(1, 1, 8, 8), "By hand")})
+    pictures.write(folder / "eval" / "step-00000468", {"line": Picture(torch.zeros(1, 1, 8, 8), "Too old")})
+    page, _ = read_page(folder)
+    assert "<b>My own picture</b>" in page and "Too old" not in page
+    assert "<b>By hand</b>" in page and "<b>Samples</b>" not in page  # it was made later
+
+
+def test_heavy_pictures_do_not_make_the_page_heavy(folder: Path) -> None:
+    noise = torch.randn(8, 8, 3, 64, 64, generator=torch.Generator().manual_seed(0)).cumsum(-1).div(8)
+    (path,) = pictures.write(folder / "images", {"samples": Picture(noise, "Samples", "Of noise.")}, 1404)
+    (huge,) = pictures.write(folder / "images", {"huge": Picture(noise.repeat(1, 3, 1, 1, 1), "Huge")}, 1404)
+    _, reader = read_page(folder)
+    embedded = [source for source in reader.sources if source.startswith("data:image/webp;base64,")]
+    assert len(embedded) == 2 and len(reader.sources) == 7
+    for source, file, width in zip(embedded, (path, huge), (530, 1100), strict=True):
+        content = base64.b64decode(source.partition(",")[2])
+        assert len(content) < file.stat().st_size / 2
+        with Image.open(io.BytesIO(content)) as small, Image.open(file) as whole:
+            assert small.width == width and abs(small.height / small.width - whole.height / whole.width) < 0.01
+            pixels = [np.asarray(image.convert("RGB").resize((53, 53)), np.float32) for image in (small, whole)]
+            assert np.abs(pixels[0] - pixels[1]).mean() < 3
 
 
 def test_earlier_values_stand_beside_the_newest(folder: Path) -> None:
@@ -207,7 +260,8 @@ def test_nothing_from_the_folder_is_taken_as_html(folder: Path) -> None:
         file.write(encode(3000, 9, "train", {f"{evil}/loss": 1.0, evil: 2.0}))
     (folder / "eval" / "step-00001404" / "metrics.json").write_text(json.dumps({evil: evil, "nll/nats": 1.0}))
     name = evil.replace("/", "")
-    (folder / "images" / f"swap_digit_step-{1404:08d}.png").rename(folder / "images" / f"swap_{name}_step-00001404.png")
+    pictures.save(Picture(torch.zeros(1, 1, 8, 8), evil, evil), folder / "images" / f"swap_{name}_step-00001404.png")
+    pictures.save(torch.zeros(1, 1, 8, 8), folder / "images" / f"{name}_step-00001404.png")
     folder = folder.rename(folder.with_name(name))
     page, reader = read_page(folder)
     assert "script" not in reader.tags and "x" not in reader.sources
@@ -231,7 +285,7 @@ def test_damaged_lines_and_pictures_cost_only_themselves(folder: Path) -> None:
     newest = folder / "images" / "samples_step-00001404.png"
     newest.write_bytes(newest.read_bytes()[:-20])
     page, reader = read_page(folder)
-    assert "34.56" in page and reader.tags.count("img") == 2
+    assert "34.56" in page and reader.tags.count("img") == 5
 
 
 def test_a_figure_that_is_not_finite_is_shown_as_such(folder: Path) -> None:

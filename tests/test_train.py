@@ -14,11 +14,13 @@ import tiny
 import torch
 from runs import assert_equal, die, killed, only, train
 
+import iin
 import iin.train as loop
 from iin.config import Training
 from iin.data import Loader
 from iin.run import Run, RunError, read_checkpoint
-from iin.train import Interrupt, Interrupted, TestSet, TrainingError, evaluate, fit, record, schedule
+from iin.system import Picture
+from iin.train import Interrupt, Interrupted, TestSet, TrainingError, evaluate, fit, look, record, schedule
 
 STEPS = 12
 
@@ -604,3 +606,48 @@ def test_fit_locks_nothing_and_needs_no_files_but_the_run(tmp_path: Path) -> Non
     assert run.load()[0]["step"] == 4
     with pytest.raises(RunError):
         run.load("3")
+
+
+# --- pictures
+
+
+class Artist(tiny.Duel):
+    """Shows the test images, and noise."""
+
+    def images(self, batch: Any) -> dict[str, Any]:
+        if batch.image.shape[-1] != 8:
+            raise RuntimeError("mat1 and mat2 shapes\ncannot be multiplied")
+        return {"bare": batch.image, "drawn": Picture(torch.rand(4, 1, 8, 8), "Drawn", "At random.", rows=(1,))}
+
+
+def test_pictures_depend_on_seed_and_step_alone() -> None:
+    system, test = Artist(), TestSet([tiny.Sides(4)[range(4)], tiny.Sides(6)[range(6)]])
+    first = look(system, test, 3, seed=1)
+    torch.rand(7)
+    assert system.training and torch.equal(first["bare"].images, tiny.Sides(4)[range(4)].image)
+    assert first["drawn"]._replace(images=None) == Picture(None, "Drawn", "At random.", (1,))  # type: ignore[arg-type]
+    assert torch.equal(look(system, test, 3, seed=1)["drawn"].images, first["drawn"].images)
+    for step, seed in ((4, 1), (3, 2)):
+        assert not torch.equal(look(system, test, step, seed=seed)["drawn"].images, first["drawn"].images)
+
+
+def test_pictures_that_cannot_be_made_stop_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    system = Artist()
+    assert look(system, TestSet([tiny.Sides(4, size=4)[range(4)]]), 3) == {} and system.training
+    assert caplog.messages == [
+        "no pictures: Artist.images failed (RuntimeError: mat1 and mat2 shapes cannot be multiplied)"
+    ]
+
+
+def test_new_samples_at_each_evaluation_and_fixed_ones(alone: dict[str, Any]) -> None:
+    """And those of another seed are others, but for the fixed ones."""
+    for name in ("autoencoder run", "flow run"):
+        run = alone[name]
+        loaded, again = (iin.load(run.folder, 6, allow=["tiny"]).system for _ in range(2))
+        batches = TestSet([tiny.SidePairs(8)[range(8)]])
+        shown = [look(loaded, batches, 6), look(loaded, batches, 12), look(again, batches, 6, seed=1)]
+        samples, fixed = ([found[name].images for found in shown] for name in ("samples", "fixed_samples"))
+        assert not torch.equal(samples[0], samples[1]) and not torch.equal(samples[0], samples[2])
+        assert torch.equal(fixed[0], fixed[1]) and torch.equal(fixed[0], fixed[2])
+        for step in (6, 12):
+            assert len(list(run.folder.glob(f"images/*samples_step-{step:08d}.png"))) == 2

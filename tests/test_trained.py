@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import iin
 from iin.data import Pairs
 from iin.flows import vector_flow
 from iin.models import Autoencoder, Classifier
@@ -45,6 +46,18 @@ def test_swapping_all_factors_is_the_other_image(run: Trained) -> None:
     torch.testing.assert_close(run.swap(x, y, -1), run.swap(x, y, ["residual"]))
     z = run.system.encode(run.swap(x, y, "digit"))
     assert z.shape == (3, 4)
+
+
+def test_a_cross_grid_crosses_and_can_be_saved(run: Trained, tmp_path: Path) -> None:
+    x, y = images(2), images(3)
+    picture = run.swap_grid(x, y, "digit")
+    assert picture.images.shape == (3, 4, 1, 8, 8) and not picture.images.requires_grad
+    torch.testing.assert_close(picture.images[2, 1:], run.swap(y, x[1:].expand_as(y), "digit"))
+    assert torch.equal(picture.images[1:, 0], x) and torch.equal(picture.images[0, 1:], y)
+    iin.pictures.save(picture, tmp_path / "swap.png")
+    assert (tmp_path / "swap.png").stat().st_size > 500
+    with pytest.raises(ValueError, match="no factor 'colour'"):
+        run.swap_grid(x, y, "colour")
 
 
 def test_interpolation_ends_at_its_ends(run: Trained) -> None:

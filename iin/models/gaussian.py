@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["Gaussian"]
+__all__ = ["Gaussian", "standard_normal"]
 
 
 class Gaussian:
@@ -45,3 +45,20 @@ class Gaussian:
             return self.mean.new_zeros(len(self.mean))
         square = (x - self.mean).square() / self.var
         return 0.5 * (math.log(2 * math.pi) + self.logvar + square).flatten(1).sum(1)
+
+
+def standard_normal(n: int, dim: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draws from the standard normal.
+
+    Args:
+        n: how many.
+        dim: of each.
+        like: a tensor whose device and type the result has.
+        generator: gives the noise, on whatever device it lives, so that one on the CPU gives the same noise
+            everywhere; default: torch's own on the device of ``like``.
+
+    Returns:
+        ``[n, dim]``.
+    """
+    device = like.device if generator is None else generator.device
+    return torch.randn(n, dim, generator=generator, device=device, dtype=like.dtype).to(like.device)

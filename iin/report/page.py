@@ -6,11 +6,9 @@ folder lacks (no evaluation yet, a system without pictures) is left out; what is
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import re
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -20,7 +18,7 @@ from typing import Any
 import yaml
 
 from iin import record
-from iin.report import charts
+from iin.report import charts, gallery
 from iin.report.glossary import SECTIONS, Figure, explain, section
 from iin.report.style import STYLE
 from iin.run import write_atomically
@@ -118,21 +116,8 @@ def gather(folder: Path) -> Results:
             results.facts = {k: str(v) for k, v in content.items() if k not in figures.keys() | unseen}
     results.training.sort(key=lambda line: line["step"])
     results.evaluations = dict(sorted(evaluations.items()))
-    results.pictures = _pictures(folder)
+    results.pictures = gallery.find(folder)
     return results
-
-
-def _pictures(folder: Path) -> dict[str, Path]:
-    """The newest picture of each name, from training and from evaluations by hand."""
-    found: dict[str, tuple[int, Path]] = {}
-    files = [(path, path.stem) for path in folder.glob("images/*.png")]
-    files += [(path, f"{path.stem}_{path.parent.name}") for path in folder.glob("eval/step-*/*.png")]
-    for path, label in sorted(files):
-        if match := re.fullmatch(r"(.+)_step-(\d+)", label):
-            name, step = match[1], int(match[2])
-            if step >= found.get(name, (-1, path))[0]:
-                found[name] = step, path
-    return {name: path for name, (_, path) in sorted(found.items())}
 
 
 def _is_number(value: Any) -> bool:
@@ -166,6 +151,7 @@ def render(results: Results) -> str:
         _tiles(results),
         _table(results),
         _dims(results),
+        _lines(results),
         _other_pictures(results),
         _curves(results),
         _settings(results),
@@ -185,7 +171,8 @@ def render(results: Results) -> str:
 <main>
 {_head(results, name)}
 {body}
-<footer>Made by iin from the run's folder <code>{escape(results.name)}</code>.</footer>
+<footer>Made by iin from the run's folder <code>{escape(results.name)}</code>; the pictures there are without loss.
+</footer>
 </main>
 </body>
 </html>
@@ -275,19 +262,9 @@ def _section(title: str, body: str, text: str = "") -> str:
 
 
 def _swaps(results: Results) -> str:
-    """The swap grids, big, each with how to read it."""
-    figures = []
-    order = [f"swap_{name}" for name in _factors(results)]
-    names = [name for name in results.pictures if name.startswith("swap")]
-    for name in sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name)):
-        factor = name.removeprefix("swap").strip("_-").replace("_", " ") or "factor"
-        what = "residual (what no pair shares: the style)" if factor == "residual" else factor
-        caption = (
-            f"Each cell has the <strong>{escape(what)}</strong> of the image at the left of its row, and everything "
-            "else from the image at the top of its column."
-        )
-        figures.append(_picture(results.pictures[name], f"Taking the {factor}", caption, "big"))
-    if not (body := "".join(figures)):
+    """The swap grids, big."""
+    names = gallery.ordered(results.pictures, "swap", _factors(results))
+    if not (body := "".join(gallery.figure(results.pictures[name], "big") for name in names)):
         return ""
     text = (
         "Read each grid as a table. The first column and the top row are test images; the model makes every other cell "
@@ -297,55 +274,46 @@ def _swaps(results: Results) -> str:
 
 
 def _factors(results: Results) -> list[str]:
-    """Names of the factors in the data set's order, residual last, as far as the figures tell."""
+    """Names of the factors in the data set's order, residual last, as far as the folder tells."""
+    names = results.state.get("factors")
+    if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+        return names
     estimates = (_under(results.newest, prefix) for prefix in ("dims/code/", "dims/paper/"))
     return list(next((sizes for sizes in estimates if sizes), {}))
 
 
-_CAPTIONS = {
-    "samples": "Decoded from codes drawn at random.",
-    "reconstructions": "Test images in the top row; below each, what its code gives back.",
-}
+_FIRST = ("reconstructions", "inputs", "fixed_samples", "samples")
+"""Pictures in this order, before others."""
+
+
+def _lines(results: Results) -> str:
+    """The interpolations."""
+    names = gallery.ordered(results.pictures, "line", _factors(results))
+    if not (body := "".join(gallery.figure(results.pictures[name]) for name in names)):
+        return ""
+    text = (
+        "Read each row from left to right. At both ends, set off by lines, stand test images; the model makes those in "
+        "between."
+    )
+    return _section("Interpolations", f'<div class="pictures">{body}</div>', text)
 
 
 def _other_pictures(results: Results) -> str:
-    names = [name for name in results.pictures if not name.startswith("swap")]
-    figures = []
-    for name in sorted(names, key=lambda name: (name not in _CAPTIONS, name != "samples", name)):
-        title = name.replace("_", " ").replace("-", " ").capitalize()
-        caption = _CAPTIONS.get(name, "")
-        if name.startswith("line_"):
-            factor = name.removeprefix("line_").replace("_", " ")
-            title, caption = f"Along the {factor}", f"From left to right the {factor} becomes another image's."
-        figures.append(_picture(results.pictures[name], title, escape(caption)))
-    body = "".join(figures)
-    return _section("Pictures", f'<div class="pictures">{body}</div>') if body else ""
-
-
-def _picture(path: Path, title: str, caption: str, kind: str = "") -> str:
-    """A figure with the picture inside it; nothing when the file is no sound PNG."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return ""
-    if len(content) < 33 or not content.startswith(b"\x89PNG\r\n\x1a\n") or b"IEND" not in content[-12:]:
-        return ""
-    width, height = struct.unpack(">II", content[16:24])
-    step = int(path.stem.rpartition("step-")[2] if "step-" in path.stem else path.parent.name.rpartition("-")[2])
-    data = base64.b64encode(content).decode()
-    return (
-        f'<figure class="{kind}"><img alt="{escape(title)}, step {step}" width="{width}" height="{height}" '
-        f'src="data:image/png;base64,{data}">'
-        f"<figcaption><b>{escape(title)}</b> <span>step {step:,}</span><br>{caption}</figcaption></figure>"
+    shown = {name for kind in ("swap", "line") for name in gallery.ordered(results.pictures, kind, ())}
+    names = sorted(
+        (name for name in results.pictures if name not in shown),
+        key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name),
     )
+    body = "".join(gallery.figure(results.pictures[name]) for name in names)
+    return _section("Pictures", f'<div class="pictures">{body}</div>') if body else ""
 
 
 # --- figures
 
 _HEADLINES = (
-    r"swaps/\w+/follows",
-    r"swaps/\w+/stays",
-    r"swaps/\w+/error",
+    r"swaps/.+/follows",
+    r"swaps/.+/stays",
+    r"swaps/.+/error",
     r"accuracy",
     r"fid/samples",
     r"fd_\w+/samples",

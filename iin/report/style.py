@@ -36,7 +36,8 @@ img { display: block; max-width: 100%; height: auto; margin-bottom: .5rem; borde
 .swaps figure:only-child { max-width: 44rem; }
 .swaps img { width: 100%; }
 .pictures { display: grid; gap: 1.75rem; margin-top: 1rem; align-items: start;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); }
+.pictures img { width: 100%; }
 .tiles { display: grid; gap: .75rem; margin-top: 2.5rem; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }
 .tiles div { background: var(--panel); border-radius: 8px; padding: .8rem 1rem; }
 .tiles b { display: block; font-size: 1.6rem; line-height: 1.2; letter-spacing: -.02em; }

@@ -13,8 +13,10 @@ from torch.autograd import grad
 from iin.arguments import NonNegative, NonNegativeInt, Positive
 from iin.losses import adaptive_weight, discriminator_loss, generator_loss, pixel_error, reconstruction_nll
 from iin.models import Autoencoder as AutoencoderModel
+from iin.models.gaussian import standard_normal
 from iin.models.perceptual import PerceptualName, VGGDistance, perceptual
-from iin.system import Objective, System
+from iin.system import Objective, Picture, System
+from iin.systems import views
 
 __all__ = ["Autoencoder"]
 
@@ -242,13 +244,12 @@ class Autoencoder(System):
         """Through the posterior's mean and back."""
         return self.decode(self.encode(image))
 
-    def sample(self, n: int) -> Tensor:
-        """Decode ``n`` draws from the prior; noise from torch's generator."""
-        return self.decode(torch.randn(n, self.model.dim, device=self.logvar.device))
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Decode ``n`` draws from the prior; noise from the generator, or from torch's own."""
+        return self.decode(standard_normal(n, self.model.dim, self.logvar, generator))
 
-    def images(self, batch: Any) -> dict[str, Tensor]:
-        image = batch.image[:12]
-        return {"reconstructions": torch.stack([image, self.reconstruct(image)]), "samples": self.sample(64)}
+    def images(self, batch: Any) -> dict[str, Picture]:
+        return views.overview(self, batch)
 
 
 _perceptual = perceptual  # the argument of Autoencoder has the same name

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from iin.models import Classifier as ClassifierModel
-from iin.system import Objective, System
+from iin.system import Objective, Picture, System
+from iin.systems import views
 
 __all__ = ["Classifier"]
 
@@ -39,3 +40,6 @@ class Classifier(System):
     def classify(self, image: Tensor) -> Tensor:
         """Logits ``[B, classes]``."""
         return self.model(image)
+
+    def images(self, batch: Any) -> dict[str, Picture]:
+        return {"predictions": views.classes(batch.image, self.classify(batch.image))}

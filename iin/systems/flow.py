@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from iin.arguments import Count, Fraction
 from iin.flows import InvertibleModule
 from iin.losses import factor_mask, nll, pair_nll
-from iin.system import Objective, System
+from iin.models.gaussian import standard_normal
+from iin.system import Objective, Picture, System
+from iin.systems import views
 
 __all__ = ["FactorFlow", "LatentFlow"]
 
@@ -90,10 +92,9 @@ class LatentFlow(System):
         """Through first stage and flow, and back."""
         return self.decode(self.encode(image))
 
-    def sample(self, n: int) -> Tensor:
-        """Decode ``n`` standard normal latents; noise from torch's generator."""
-        parameter = next(self.flow.parameters())
-        return self.decode(torch.randn(n, self.dim, device=parameter.device, dtype=parameter.dtype))
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Decode ``n`` standard normal latents; noise from the generator, or from torch's own."""
+        return self.decode(standard_normal(n, self.dim, next(self.flow.parameters()), generator))
 
     def line(self, start: Tensor, end: Tensor, steps: int) -> Tensor:
         """Images on the straight line between latents ``[B, D]``, ends included: ``[B, steps, C, H, W]``."""
@@ -101,11 +102,12 @@ class LatentFlow(System):
         between = torch.lerp(start[:, None], end[:, None], weight)  # [B, steps, D]
         return self.decode(between.flatten(0, 1)).unflatten(0, (len(start), steps))
 
-    def images(self, batch: Any) -> dict[str, Tensor]:
+    def images(self, batch: Any) -> dict[str, Picture]:
         if not self.decodes:
             return {}
-        image = batch.image[:12]
-        return {"reconstructions": torch.stack([image, self.reconstruct(image)]), "samples": self.sample(64)}
+        start, end = (image[: views.LINES] for image in views.partners(batch))
+        steps = self.line(self.encode(start), self.encode(end), views.STEPS)
+        return {**views.overview(self, batch), "line": views.line(start, steps, end)}
 
 
 class FactorFlow(LatentFlow):
@@ -189,16 +191,19 @@ class FactorFlow(LatentFlow):
         """Images ``[B, C, H, W]`` with the factors of these indices taken from other images."""
         return self.decode(self.exchange(self.encode(image), self.encode(other), factors))
 
-    def images(self, batch: Any) -> dict[str, Tensor]:
+    def images(self, batch: Any) -> dict[str, Picture]:
         pictures = super().images(batch)
         if not self.decodes:
             return pictures
-        rows, columns = batch.image[:8], batch.other[8:16] if len(batch.other) >= 16 else batch.other[:8]
+        first, second = views.partners(batch)
+        start, end = first[: views.LINES], second[: views.LINES]
+        z, other = self.encode(start), self.encode(end)
+        swaps, lines = {}, {}
         for index, name in enumerate(self.names):
-            pictures[f"swap_{name}"] = self.swap_grid(rows, columns, index)
-            start, end = self.encode(rows[:6]), self.encode(columns[:6])
-            pictures[f"line_{name}"] = self.line(start, self.exchange(start, end, [index]), steps=9)
-        return pictures
+            swaps[f"swap_{name}"] = views.swap(name, self.swap_grid(first, second, index))
+            steps = self.line(z, self.exchange(z, other, [index]), views.STEPS)
+            lines[f"line_{name}"] = views.line(start, steps, end, name)
+        return {**swaps, **lines, **pictures}
 
     def swap_grid(self, rows: Tensor, columns: Tensor, factor: int) -> Tensor:
         """Every row's factor in every column's image.

@@ -1,0 +1,89 @@
+"""The pictures of a run's folder, as figures of the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+
+from PIL import Image, features
+
+from iin import pictures
+
+__all__ = ["figure", "find", "ordered"]
+
+HEAVY = 100_000
+"""Bytes beyond which a picture is embedded as lossy WebP, where that is smaller. The folder has it as it was made."""
+WIDEST = 1100
+"""Pixels: such a picture is reduced to this width, about twice what the page shows."""
+
+
+def find(folder: Path) -> dict[str, Path]:
+    """The newest picture of each name; of the same step, that of an evaluation by hand, which came later."""
+    found: dict[str, tuple[int, Path]] = {}
+    files = [(path, path.stem) for path in sorted(folder.glob("images/*.png"))]
+    files += [(path, f"{path.stem}_{path.parent.name}") for path in sorted(folder.glob("eval/step-*/*.png"))]
+    for path, label in files:
+        if match := re.fullmatch(r"(.+)_step-(\d+)", label):
+            name, step = match[1], int(match[2])
+            if step >= found.get(name, (-1, path))[0]:
+                found[name] = step, path
+    return {name: path for name, (_, path) in sorted(found.items())}
+
+
+def ordered(names: Iterable[str], kind: str, factors: Iterable[str]) -> list[str]:
+    """The names of one kind (``swap``, ``line``): those of the factors in their order, then the others.
+
+    Args:
+        names: of pictures.
+        kind: what their names begin with, before ``_`` and the factor.
+        factors: names of the factors, as the system calls them.
+    """
+    wanted = pictures.stems(f"{kind}_{factor}" for factor in factors).values()
+    there = sorted(name for name in names if name == kind or name.startswith(f"{kind}_"))
+    return [name for name in wanted if name in there] + [name for name in there if name not in wanted]
+
+
+def figure(path: Path, kind: str = "") -> str:
+    """A figure with the picture inside it; nothing when the file is no sound PNG.
+
+    Args:
+        path: the file, which says itself what it shows (see `iin.pictures.save`).
+        kind: class of the figure, for the style sheet.
+    """
+    try:
+        content = path.read_bytes()
+        if b"IEND" not in content[-12:]:
+            return ""  # cut short, which the reader may forgive
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            image.load()
+            title, caption = (str(image.info.get(key, "")) for key in ("Title", "Description"))
+            width, height = image.size
+            mime, content = _lighter(image, content)
+    except Exception:  # whatever damaged bytes make of the reader
+        return ""
+    name, _, step = path.stem.rpartition("_step-")
+    if not name:
+        name, step = path.stem, path.parent.name.rpartition("-")[2]
+    title = escape(title or name.replace("_", " ").replace("-", " ").capitalize())
+    number = f"{int(step):,}"
+    return (
+        f'<figure class="{kind}"><img alt="{title}, step {number}" width="{width}" height="{height}" '
+        f'src="data:{mime};base64,{base64.b64encode(content).decode()}">'
+        f"<figcaption><b>{title}</b> <span>step {number}</span><br>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def _lighter(image: Image.Image, content: bytes) -> tuple[str, bytes]:
+    """Type and bytes of what is embedded: a heavy picture, such as a grid of photographs, with some loss."""
+    if len(content) > HEAVY and features.check("webp"):
+        small = image.convert("RGB")
+        small.thumbnail((WIDEST, 4 * WIDEST), Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        small.save(buffer, "WEBP", quality=85)
+        if buffer.tell() < len(content):
+            return "image/webp", buffer.getvalue()
+    return "image/png", content

@@ -1,0 +1,130 @@
+"""Pictures that several systems show: what they look like, and what is written below them."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from iin.system import Picture
+
+__all__ = ["Generative", "classes", "line", "overview", "partners", "swap"]
+
+INPUTS = 12
+"""Test images that are shown, and their reconstructions."""
+SAMPLES = 64
+SIDE = 8
+"""Images that give, and images that take, in a cross grid."""
+CLASSES = 10
+"""Classes that are shown, and images of each."""
+LINES, STEPS = 5, 8
+"""Interpolations shown below each other, and images on each, both ends included."""
+
+
+class Generative(Protocol):
+    """Structural type of a system that makes images."""
+
+    def reconstruct(self, image: Tensor) -> Tensor: ...
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor: ...
+
+
+def overview(system: Generative, batch: Any) -> dict[str, Picture]:
+    """Inputs, reconstructions, and samples: new ones, and ones that can be compared.
+
+    Args:
+        system: what makes them.
+        batch: test data, images ``[B, C, H, W]`` in [-1, 1].
+    """
+    image = batch.image[:INPUTS]
+    if paired := hasattr(batch, "other"):
+        rows, what = torch.stack([image, batch.other[:INPUTS]]), "In each column a pair of test images."
+    else:
+        rows, what = image[None], "Test images."
+    return {
+        "inputs": Picture(rows, "Inputs", what),
+        "reconstructions": Picture(
+            torch.stack([image, system.reconstruct(image)]),
+            "Reconstructions",
+            f"In the top row {'the first image of each pair' if paired else 'test images'}; below each, what the model "
+            "makes of its code.",
+            rows=(1,),
+        ),
+        "samples": Picture(
+            system.sample(SAMPLES), "Samples", "Decoded from codes drawn at random, others at each evaluation."
+        ),
+        "fixed_samples": Picture(
+            system.sample(SAMPLES, torch.Generator().manual_seed(0)),
+            "Fixed samples",
+            "Decoded from the same random codes at each evaluation, so that one can watch them change.",
+        ),
+    }
+
+
+def partners(batch: Any) -> tuple[Tensor, Tensor]:
+    """Two lists of up to `SIDE` images ``[R, C, H, W]`` from a batch of pairs, or of single images.
+
+    The second is a list of other images: those to which the first ones are paired come later in it, or not at all, so
+    that images of the same place are as unrelated as any. With fewer than two lists of images in the batch, they
+    overlap; only of a single image that is not paired, the partner is the image itself.
+    """
+    shift = min(SIDE, len(batch.image) // 2)
+    others = getattr(batch, "other", batch.image)
+    return batch.image[:SIDE], others.roll(-shift, 0)[:SIDE]
+
+
+def swap(name: str, grid: Tensor) -> Picture:
+    """A cross grid: the factor of the image at the left, in the image at the top.
+
+    Args:
+        name: of the factor.
+        grid: ``[R + 1, N + 1, C, H, W]``, the given images in the first row and the first column.
+    """
+    what = _known(name)
+    caption = f"Each cell shows {what} of the image at the left of its row in the image at the top of its column."
+    return Picture(grid, f"Swap: {_spoken(name)}", caption, rows=(1,), columns=(1,))
+
+
+def line(start: Tensor, steps: Tensor, end: Tensor, name: str | None = None) -> Picture:
+    """Interpolations, each between the two images that it belongs to.
+
+    Args:
+        start: images ``[R, C, H, W]`` that the lines begin at.
+        steps: images on the lines ``[R, N, C, H, W]``.
+        end: images ``[R, C, H, W]`` that they lead to, or whose factor they lead to.
+        name: of the factor that changes; by default all of them do.
+    """
+    if name is None:
+        title, way = "Interpolation", "the image at the left becomes the one at the right"
+    else:
+        title = f"Interpolation: {_spoken(name)}"
+        way = f"the image at the left takes on {_known(name)} of the one at the right, and nothing else of it"
+    images = torch.cat([start[:, None], steps, end[:, None]], dim=1)  # [R, N + 2, C, H, W]
+    return Picture(images, title, f"In equal steps {way}.", columns=(1, 1 + steps.shape[1]))
+
+
+def classes(image: Tensor, logits: Tensor) -> Picture:
+    """What a classifier takes for the same class, a row each; cells without an image are grey.
+
+    Args:
+        image: ``[B, C, H, W]``.
+        logits: ``[B, classes]``; only the first `CLASSES` classes are shown.
+    """
+    found = logits.argmax(1)
+    count = min(CLASSES, logits.shape[1])
+    rows = image.new_zeros(count, CLASSES, *image.shape[1:])
+    for label in range(count):
+        taken = image[found == label][:CLASSES]
+        rows[label, : len(taken)] = taken
+    caption = "Test images by the class that the classifier takes them for, a row each, class 0 on top."
+    return Picture(rows, "Predictions", caption)
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _known(name: str) -> str:
+    """The factor, and what it is if its name does not tell."""
+    return "residual (the style: all that no pair shares)" if name == "residual" else _spoken(name)
