@@ -176,6 +176,7 @@ def test_fid_looks_at_as_many_images_as_asked() -> None:
     metric = FID(extractor, images=30)
     few = fid_of(metric, Painter(), batched(images(60), 16))
     assert extractor.seen == 90  # real, reconstructed and sampled
+    assert metric.facts.pop("figures") == list(few)
     assert metric.facts == {"extractor": "pixels", "images": 30, "kid": "100 subsets of 15"}
     first = Images(*(field[:30] for field in images(60)))
     assert few == fid_of(FID(Pixels()), Painter(), batched(first, 16))
@@ -650,6 +651,7 @@ def test_statistics_from_a_file_stand_for_the_images(tmp_path: Path) -> None:
     metric = FID(extractor, images=40, statistics=file)
     assert fid_of(metric, Painter(0.1), batched(images(40), 8)) == expected
     assert extractor.seen == 80  # reconstructed and sampled
+    assert metric.facts.pop("figures") == list(expected)
     assert metric.facts == {
         "extractor": "pixels", "images": 40, "statistics": "a.npz (40 images)", "kid": "100 subsets of 20"
     }  # fmt: skip

@@ -74,6 +74,11 @@ def test_a_run_is_measured_against_a_file(here: Path, script: ModuleType, capsys
     other = figures(here / "logs")
     assert other["statistics"] == "train.npz (90 images)"
     assert other["fd_digits/reconstructions"] != found["fd_digits/reconstructions"]
+    # What the entry measured before does not stay beside facts that are not its own.
+    assert evaluate("-p", run.folder, "evaluate=fid", "evaluate.fid.params.kid_subsets=0") == 0
+    last = figures(here / "logs")
+    assert {name.split("/")[0] for name, value in last.items() if isinstance(value, float)} == {"fd_digits"}
+    assert "kid" not in last and last["entries"]["fid"]["figures"] == ["fd_digits/samples", "fd_digits/reconstructions"]
 
 
 def test_the_configuration_is_checked_with_its_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -125,7 +125,7 @@ class FID:
         self._given = None if self.statistics is None else self._read(self.statistics)
         self.facts: dict[str, Any] = {"extractor": self.name}
         """What the figures were made with, to be recorded beside them: ``extractor`` and, once called, ``images``,
-        ``kid`` (subsets) and ``statistics`` (the file)."""
+        ``kid`` (subsets), ``statistics`` (the file) and ``figures`` (their names)."""
         self._warned = False
 
     @staticmethod
@@ -212,16 +212,17 @@ class FID:
             f"{self.prefix}/{name}": frechet_distance(real.mean, real.covariance, one.mean, one.covariance)
             for name, one in summaries.items()
         }
-        if not self.kid_subsets or real.features is None:
-            return figures
         sizes = {}
-        for name, one in summaries.items():
-            assert one.features is not None
+        for name, one in summaries.items() if self.kid_subsets else ():
+            if real.features is None or one.features is None:
+                continue
             distance = kernel_distance(real.features, one.features, self.kid_subsets, self.kid_subset_size)
             figures[f"{self.kid_prefix}/{name}"] = distance.mean
             figures[f"{self.kid_prefix}/{name}_std"] = distance.deviation
             sizes[subset_size(min(len(real.features), len(one.features)), self.kid_subset_size)] = name
-        self.facts["kid"] = f"{self.kid_subsets} subsets of {' and '.join(map(str, sizes))}"
+        if sizes:
+            self.facts["kid"] = f"{self.kid_subsets} subsets of {' and '.join(map(str, sizes))}"
+        self.facts["figures"] = list(figures)
         return figures
 
     @property
