@@ -11,14 +11,14 @@ import pytest
 import tiny
 import torch
 import yaml
+from original import autoencoder_state, classifier_state, flow_state
 from runs import evaluate, only, train
-from test_compat import as_original, flow_state, write
+from test_compat import write
 from torch import Tensor
 
 from iin import compat
 from iin.experiment import load
 from iin.first_stage import pretrained
-from iin.models import Autoencoder, Classifier
 
 Errors = Callable[[], str]
 STAGE = "system.params.first_stage.params"
@@ -30,7 +30,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(3)
     for step in (90, 100, 9):  # by step, not by time or by name
-        write(checkpoint(step), as_original(Autoencoder(1, 8, 4, 2, 2)))
+        write(checkpoint(step), autoencoder_state())
     tiny.write(tmp_path / "flow.yaml", tiny.flow({"checkpoint": str(checkpoint(100))}))
     return tmp_path
 
@@ -77,7 +77,7 @@ def test_a_renamed_file_is_known_by_what_is_in_it(here: Path) -> None:
 
 
 def test_a_classifier_without_a_decoder_trains_evaluates_and_makes_no_pictures(here: Path) -> None:
-    write(Path("model-7.ckpt"), as_original(Classifier(1, 8, 3, 4, 2, 2)))
+    write(Path("model-7.ckpt"), classifier_state())
     assert train("-b", "flow.yaml", f"{STAGE}.checkpoint=model-7.ckpt") == 0
     run = only(here / "logs").folder
     assert evaluate("-p", run) == 0
@@ -99,7 +99,7 @@ def test_the_configuration_beside_a_file_does_not_count(here: Path) -> None:
 
 
 def test_a_renamed_key_is_one_line_and_leaves_nothing(here: Path, errors: Errors) -> None:
-    state = as_original(Autoencoder(1, 8, 4, 2, 2))
+    state = autoencoder_state()
     state["image_layer.sub_layers.0.wait"] = state.pop("image_layer.sub_layers.0.weight")
     write(checkpoint(100), state)
     assert train("-b", "flow.yaml") == 2
@@ -157,7 +157,7 @@ def test_python_has_it_too(here: Path) -> None:
 
 
 def test_data_that_do_not_fit_are_told(here: Path, errors: Errors) -> None:
-    write(checkpoint(100), as_original(Autoencoder(3, 8, 4, 2, 2)))
+    write(checkpoint(100), autoencoder_state(channels=3))
     assert train("-b", "flow.yaml") == 2
     line = errors()
     assert line.count("\n") == 1 and "does not fit system" in line
