@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import logging
 import math
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -17,12 +18,12 @@ from iin import losses
 from iin.config import ConfigError, Training, check, load
 from iin.data import MNIST, Images
 from iin.models import Autoencoder as Model
-from iin.models import PatchDiscriminator, perceptual
+from iin.models import Gaussian, PatchDiscriminator, perceptual
 from iin.models.discriminator import SpectralConv2d
 from iin.models.perceptual import DigitDistance, VGGDistance
 from iin.plan import plan
 from iin.systems import Autoencoder
-from iin.train import _step, make_optimizers
+from iin.train import _step, make_optimizers, schedule
 
 
 def images(count: int = 4, channels: int = 1, size: int = 16, seed: int = 0) -> Tensor:
@@ -254,6 +255,113 @@ def test_players_that_are_stopped_go_on_as_if_they_were_not() -> None:
         assert all(torch.equal(value, second.state_dict()[key]) for key, value in first.state_dict().items())
 
 
+class Line(nn.Module):
+    """A model whose reconstruction is its image times a number."""
+
+    dim = 1
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.last_layer = nn.Parameter(torch.tensor(factor))
+
+    def encode(self, image: Tensor) -> Gaussian:
+        return Gaussian(image.flatten(1), torch.zeros_like(image.flatten(1)), deterministic=True)
+
+    def decode(self, code: Tensor) -> Tensor:
+        return (self.last_layer * code)[..., None, None]
+
+
+class Slope(nn.Module):
+    """A discriminator whose logit is its image times a number."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(factor))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.factor * image
+
+
+class Hand(NamedTuple):
+    """Losses of linear players, and how steep each is, worked out on paper."""
+
+    nll: float
+    nll_w: float
+    nll_s: float
+    g: float
+    g_w: float
+    d: float
+    d_v: float
+
+
+def by_hand(kind: str, x: list[float], w: float, v: float, s: float) -> Hand:
+    """The image is a pixel x, its reconstruction w x, its logit v x; s is the noise level; w < 1."""
+
+    def mean(values: Iterable[float]) -> float:
+        return sum(values) / len(x)
+
+    def sigmoid(t: float) -> float:
+        return 1 / (1 + math.exp(-t))
+
+    assert w < 1
+    size = mean(abs(t) for t in x) if kind == "l1" else mean(t * t for t in x)
+    error, slope = ((1 - w) * size, -size) if kind == "l1" else ((1 - w) ** 2 * size, -2 * (1 - w) * size)
+    return Hand(
+        nll=error * math.exp(-s) + s,
+        nll_w=slope * math.exp(-s),
+        nll_s=1 - error * math.exp(-s),
+        g=-v * w * mean(x),
+        g_w=-v * mean(x),
+        d=0.5 * mean(math.log1p(math.exp(-v * t)) + math.log1p(math.exp(v * w * t)) for t in x),
+        d_v=0.5 * mean(w * t * sigmoid(v * w * t) - t * sigmoid(-v * t) for t in x),
+    )
+
+
+@pytest.mark.parametrize("warmup", [True, False], ids=["warm", "cold"])
+@pytest.mark.parametrize("calibrate", [True, False], ids=["calibrated", "weighted"])
+@pytest.mark.parametrize("kind", ["l1", "l2"])
+def test_updates_of_linear_players_in_closed_form(kind: Any, calibrate: bool, warmup: bool) -> None:
+    """Both players move at once: each by its gradient at the numbers that both had before the step."""
+    start, total, decay_start, lr, lr_factor, factor, fixed = 2, 7, 3, 0.05, 3.0, 0.7, 1.9
+    model, judge = Line(0.4), Slope(-0.8)
+    system = Autoencoder(
+        model,  # type: ignore[arg-type]
+        reconstruction=kind,
+        logvar_init=0.3,
+        discriminator=judge,
+        disc_start=start,
+        disc_factor=factor,
+        discriminator_weight=fixed,
+        calibrate=calibrate,
+        d_lr_factor=lr_factor,
+        disc_warmup=warmup,
+    ).double()
+    numbers = model.last_layer, judge.factor, system.logvar
+    w, v, s = (float(p.detach()) for p in numbers)
+    optimizers = {name: torch.optim.SGD(parameters, lr=9.0) for name, parameters in system.trainable().items()}
+    for step in range(total - 1):
+        image = images(5, 1, 1, seed=step).double()
+        hand = by_hand(kind, image.flatten().tolist(), w, v, s)
+        weight = min(abs(hand.nll_w) / (abs(hand.g_w) + 1e-4), 1e4) if calibrate else fixed
+        active = factor if step >= start else 0.0
+        rate = lr * (1 - max(0, step - 1 - decay_start) / (total - decay_start))
+        assert math.isclose(schedule(step, lr, decay_start, total), rate)
+
+        logged = _step(system, Images(image, torch.zeros(5)), step, optimizers, rate, None)
+        assert math.isclose(float(logged["autoencoder/nll"]), hand.nll)
+        assert math.isclose(float(logged["autoencoder/loss"]), hand.nll + weight * active * hand.g)
+        if active or warmup:
+            assert math.isclose(float(logged["autoencoder/d_weight"]), weight)
+            assert math.isclose(float(logged["autoencoder/g"]), hand.g)
+            assert math.isclose(float(logged["discriminator/loss"]), active * hand.d)
+            assert float(logged["autoencoder/active"]) == (step >= start)
+        w -= rate * (hand.nll_w + weight * active * hand.g_w)
+        s -= rate * hand.nll_s
+        v -= rate * lr_factor * active * hand.d_v
+        for p, expected in zip(numbers, (w, v, s), strict=True):
+            assert math.isclose(float(p.detach()), expected), step
+
+
 def test_parts_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="of 3 channels, but the model makes 1"):
         Autoencoder(model(), discriminator=critic(3))
@@ -341,7 +449,9 @@ def vgg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     perceptual._vgg.cache_clear()
     torch.manual_seed(0)
     path = tmp_path / "vgg.pth"
-    torch.save({**perceptual.VGG().state_dict(), "classifier.0.weight": torch.zeros(1)}, path)
+    # Torchvision's file has the format of old versions of torch.
+    state = {**perceptual.VGG().state_dict(), "classifier.0.weight": torch.zeros(1)}
+    torch.save(state, path, _use_new_zipfile_serialization=False)
     yield path
     perceptual._vgg.cache_clear()
 
@@ -443,31 +553,48 @@ def test_vgg_looks_where_lpips_does(vgg: Path) -> None:
     torch.testing.assert_close((white - network.mean) / network.deviation, (1 - IMAGENET[0]) / IMAGENET[1])
 
 
+def lpips(network: dict[str, Tensor], heads: list[Tensor], image: Tensor, other: Tensor) -> Tensor:
+    """The published distance, written down plainly over torchvision's weights."""
+    total = torch.zeros(len(image), 1, 1, 1)
+    x, y = ((batch / 2 + 0.5 - IMAGENET[0]) / IMAGENET[1] for batch in (image, other))
+    places = iter([0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28])
+    for head, depth in zip(heads, (2, 2, 3, 3, 3), strict=True):
+        for _ in range(depth):
+            place = f"features.{next(places)}"
+            x, y = (
+                nn.functional.conv2d(maps, network[f"{place}.weight"], network[f"{place}.bias"], padding=1).relu()
+                for maps in (x, y)
+            )
+        a, b = (maps / (maps.norm(dim=1, keepdim=True) + 1e-10) for maps in (x, y))
+        total += ((a - b) ** 2 * head).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+        x, y = (nn.functional.max_pool2d(maps, 2) for maps in (x, y))
+    return total
+
+
 def test_heads_of_an_installed_package_are_used(
     vgg: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    perceptual._say_uniform.cache_clear()
+    perceptual._say_uniform_once.cache_clear()
+    image, other = images(2, 3, 32), images(2, 3, 32, seed=1)
     with caplog.at_level(logging.WARNING, "iin"):
         plain = VGGDistance(str(vgg))
-    assert plain.heads == "uniform" and "all channels weigh the same" in caplog.text
-    image, other = images(2, 3, 32), images(2, 3, 32, seed=1)
-    before = plain(image, other)
+        assert plain.heads == "uniform" and caplog.text.count("all channels weigh the same") == 1
+        before = plain(image, other)
+        assert torch.equal(plain(image, other), before)
+    assert caplog.text.count("all channels weigh the same") == 2  # before training, and in it
 
     folder = tmp_path / "site" / "lpips" / "weights" / "v0.1"
     folder.mkdir(parents=True)
     (tmp_path / "site" / "lpips" / "__init__.py").write_text("raise RuntimeError('imported')")
-    heads = {f"lin{i}.model.1.weight": torch.zeros(1, c, 1, 1) for i, c in enumerate((64, 128, 256, 512, 512))}
-    heads["lin2.model.1.weight"] += 0.5
+    heads = {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1) for i, c in enumerate((64, 128, 256, 512, 512))}
     torch.save(heads, folder / "vgg.pth")
     monkeypatch.syspath_prepend(tmp_path / "site")
     monkeypatch.setattr(perceptual, "_find_heads", FIND_HEADS)
     perceptual._vgg.cache_clear()
     measure = VGGDistance(str(vgg))
     assert measure.heads == "lpips"
-    network = perceptual._vgg(str(vgg), "cpu")
-    unit = [perceptual._unit(network.maps(x)[2]) for x in (image, other)]
-    expected = 0.5 * (unit[0] - unit[1]).square().sum(1).mean((1, 2))
-    torch.testing.assert_close(measure(image, other).flatten(), expected)
+    expected = lpips(torch.load(vgg, weights_only=True), list(heads.values()), image, other)
+    torch.testing.assert_close(measure(image, other), expected, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(measure(image, other), before)
 
     torch.save({key: value - 1 for key, value in heads.items()}, folder / "vgg.pth")
@@ -525,6 +652,7 @@ def test_missing_weights_are_named_with_the_ways_out(
         assert mistake.startswith("system") and str(caught.value).partition(": ")[2] in mistake
     # Each of them is one, and downloading too, unless it is forbidden.
     assert not mistakes(tmp_path, perceptual="vgg", perceptual_path=str(vgg))
+    assert not mistakes(tmp_path, perceptual="vgg", perceptual_path=vgg.name)  # beside the configuration
     assert not mistakes(tmp_path, perceptual="digits")
     assert not mistakes(tmp_path, perceptual="vgg", perceptual_weight=0)
     assert Autoencoder(model(), perceptual="vgg", perceptual_weight=0).perceptual is None

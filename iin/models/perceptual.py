@@ -123,8 +123,9 @@ class VGGDistance:
     """LPIPS: distance in five layers of the VGG network that was trained on ImageNet.
 
     Its weights are torchvision's: of a given file, else of ``$IIN_CACHE`` or torch hub's cache, and fetched only where
-    that is allowed. The weights of the channels are those published with the distance, where a package that has them is
-    installed (lpips, torchmetrics); else all channels weigh the same, and a warning says so. `heads` tells which.
+    that is allowed. The weights of the channels are those published with the distance (version 0.1), where a package
+    that has them is installed (lpips, torchmetrics): with them this is what the package lpips computes, to 1e-7. Else
+    all channels weigh the same; a warning says so, before training and in it. `heads` tells which.
 
     Args:
         weights: path of the network's weights, or None to look in the caches.
@@ -136,19 +137,20 @@ class VGGDistance:
 
     name = "vgg"
 
-    def __init__(self, weights: str | None = None, download: bool = False) -> None:
+    def __init__(self, weights: str | Path | None = None, download: bool = False) -> None:
         problem = self.missing(weights, download)
         if problem:
             raise ValueError(problem)
-        self.weights = weights
+        self.weights = None if weights is None else str(weights)
         package = _find_heads()
         self.heads = package[0] if package else "uniform"
         """Where the weights of the channels come from: the name of a package, or ``uniform``."""
+        self._said = False
         if package is None:
-            _say_uniform()
+            _say_uniform_once()
 
     @staticmethod
-    def missing(weights: str | None = None, download: bool = False) -> str | None:
+    def missing(weights: str | Path | None = None, download: bool = False) -> str | None:
         """What is needed and not there, in one line; None where all is there or may be fetched."""
         ways = "or use perceptual: digits (the small network that ships with iin), or set perceptual_weight: 0"
         if weights is not None:
@@ -176,6 +178,9 @@ class VGGDistance:
         _check(image, other, 16, "vgg")
         if image.shape[1] not in (1, 3):
             raise ValueError(f"perceptual vgg: expected images of 1 or 3 channels, found {image.shape[1]}")
+        if self.heads == "uniform" and not self._said and not image.is_meta:
+            self._said = True
+            _say_uniform()  # again, so that the log of a run has it
         network = _vgg(self.weights, str(image.device))
         with torch.no_grad():
             real = network.maps(image)
@@ -304,13 +309,15 @@ def _find_heads() -> tuple[str, Path] | None:
     return None
 
 
-@lru_cache(maxsize=1)
 def _say_uniform() -> None:
-    """Once a process."""
     log.warning(
         "perceptual vgg: all channels weigh the same, since no installed package has the published weights of LPIPS; "
         "pip install lpips for those"
     )
+
+
+_say_uniform_once = lru_cache(maxsize=1)(_say_uniform)
+"""Once a process: a plan builds systems more than once."""
 
 
 def _check(image: Tensor, other: Tensor, smallest: int, name: str) -> None:
@@ -332,7 +339,7 @@ def _check(image: Tensor, other: Tensor, smallest: int, name: str) -> None:
 
 
 def perceptual(
-    name: PerceptualName, weight: float = 1.0, path: str | None = None, download: bool = False
+    name: PerceptualName, weight: float = 1.0, path: str | Path | None = None, download: bool = False
 ) -> Perceptual | None:
     """The distance of this name; None for ``none``, or where its weight in a loss is 0.
 

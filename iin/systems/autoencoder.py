@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -79,7 +80,7 @@ class Autoencoder(System):
         logvar_init: float = 0.0,
         perceptual: PerceptualName = "none",
         perceptual_weight: NonNegative = 1.0,
-        perceptual_path: str | None = None,
+        perceptual_path: str | Path | None = None,
         download: bool = False,
         discriminator: nn.Module | None = None,
         disc_start: NonNegativeInt = 0,
@@ -130,7 +131,7 @@ class Autoencoder(System):
         *,
         perceptual: Any = "none",
         perceptual_weight: Any = 1.0,
-        perceptual_path: str | None = None,
+        perceptual_path: str | Path | None = None,
         download: bool = False,
         **_: Any,
     ) -> Iterator[str]:
