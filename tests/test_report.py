@@ -182,6 +182,18 @@ def test_factors_come_in_the_order_of_the_data(folder: Path) -> None:
     assert titles[4:8] == ["line z/first", "Interpolation: digit", "line A", "Interpolation"]
 
 
+def test_sizes_are_shown_where_none_were_estimated(folder: Path) -> None:
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(line for line in lines if '"train"' in line))
+    for path in folder.glob("eval/*/metrics.json"):
+        path.unlink()
+    assert "Factor dimensions" not in headings(read_page(folder)[0])
+    (folder / "state.json").write_text(json.dumps({"state": "finished", "step": 9, "factors": ["digit", "residual"]}))
+    page, reader = read_page(folder)
+    assert "Factor dimensions" in headings(page) and "digit 22 · residual 42" in " ".join(reader.text)
+    assert "An estimate" not in page and "Sizes and scores" not in page
+
+
 def test_pictures_of_an_evaluation_by_hand_count_too(folder: Path) -> None:
     pictures.save(torch.zeros(1, 1, 8, 8), folder / "eval" / "step-00001404" / "my_own-picture.png")
     pictures.write(folder / "eval" / "step-00001404", {"samples": Picture(torch.zeros(1, 1, 8, 8), "By hand")})

@@ -408,12 +408,13 @@ def _dims(results: Results) -> str:
         for title, sizes in bars
     )
     legend = _legend(names, "b")
-    text = (
-        "How many of the code's units go to each factor. An estimate compares the codes of test images that share the "
-        "factor; the two formulas are the paper's and that of its published code, and they differ."
-    )
-    figures = "".join(_row(results, name, []) for name in newest if name.startswith("dims/"))
-    details = f"<details><summary>Sizes and scores</summary><table><tbody>{figures}</tbody></table></details>"
+    text, details = "How many of the code's units go to each factor.", ""
+    if figures := "".join(_row(results, name, []) for name in newest if name.startswith("dims/")):
+        text += (
+            " An estimate compares the codes of test images that share the factor; the two formulas are the paper's "
+            "and that of its published code, and they differ."
+        )
+        details = f"<details><summary>Sizes and scores</summary><table><tbody>{figures}</tbody></table></details>"
     return _section("Factor dimensions", f'{legend}<dl class="bars">{rows}</dl>{details}', text)
 
 
