@@ -435,6 +435,19 @@ def test_partners_are_drawn_evenly_from_the_others_of_the_class():
         assert (counts / 3000 - 1 / len(expected)).abs().max() < 0.04
 
 
+def test_partners_are_other_pictures():
+    """Where a picture comes several times, its repetitions are no partners of it; all others are drawn evenly."""
+    label = torch.tensor([4, 7, 4, 4, 9, 4, 9, 4])
+    picture = torch.tensor([0, 1, 2, 0, 3, 0, 3, 4])
+    classes = Classes(label, picture=picture)
+    assert classes.others.tolist() == [2, 0, 4, 2, 0, 2, 0, 4]
+    drawn = torch.stack([classes.another(torch.arange(8), Draws(Visit(range(8), seed))) for seed in range(4000)])
+    for row, expected in enumerate([[2, 7], [1], [0, 3, 5, 7], [2, 7], [4], [2, 7], [4], [0, 2, 3, 5]]):
+        values, counts = drawn[:, row].unique(return_counts=True)
+        assert values.tolist() == expected, row
+        assert (counts / 4000 - 1 / len(expected)).abs().max() < 0.04
+
+
 def test_one_class_makes_no_pairs(tmp_path):
     with pytest.raises(
         ValueError, match=r"^pairs that share the class need at least 2 classes, but all labels are \[3\]$"
@@ -586,6 +599,7 @@ DAMAGE = {
     "too long": (IMAGES, lambda data: data + b"..", "2 bytes too many"),
     "labels for images": (IMAGES, lambda _: idx(np.zeros(20)), "expected 3 axes, found shape [20]"),
     "images for labels": (LABELS, lambda _: idx(np.zeros((20, 2, 2))), "expected 1 axes, found shape [20, 2, 2]"),
+    "labels out of range": (LABELS, lambda _: idx(np.arange(20) % 11), "labels up to 10: expected 0 to 9"),
     "too few labels": (LABELS, lambda _: idx(np.zeros(19)), f"19 labels, but 20 images in {IMAGES}"),
     "no pixels": (IMAGES, lambda _: idx(np.zeros((20, 0, 28))), "shape [20, 0, 28]"),
     "damaged gzip": (IMAGES, lambda data: gzip.compress(data)[:-40], "damaged gzip"),

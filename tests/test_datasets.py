@@ -7,10 +7,17 @@ import functools
 import gzip
 import hashlib
 import io
+import json
 import os
 import pickle
 import shutil
+import struct
+import subprocess
+import sys
+import tempfile
 import threading
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -24,6 +31,8 @@ from PIL import Image
 from torch import Tensor
 
 from iin import config as configuration
+from iin.cli import explore as exploring
+from iin.cli import train as training
 from iin.data import (
     CIFAR10,
     MNIST,
@@ -331,6 +340,14 @@ CIFAR_DAMAGE = {
     ),
     "a list": (lambda _: pickle.dumps([1, 2]), "expected 'data'"),
     "floats": (lambda _: pickle.dumps({"data": np.zeros((2, 3072)), "labels": [1, 2]}), "expected 'data'"),
+    "labels out of range": (
+        lambda _: pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [3, 10]}),
+        "labels from 3 to 10: expected 0 to 9",
+    ),
+    "negative labels": (
+        lambda _: pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [3, -1]}),
+        "labels from -1 to 3: expected 0 to 9",
+    ),
     "too few labels": (
         lambda _: pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [1]}),
         "each of 2 images",
@@ -384,28 +401,55 @@ def recorded(root: Path) -> dict[str, list[int]]:
     return {line.split()[0]: [int(cell) for cell in line.split()[1:]] for line in lines}
 
 
+def names_of(root: Path, image: Tensor) -> list[str]:
+    """Which file each fabricated face is, by the forty attributes that it shows and the publishers' list."""
+    known = {tuple(cell == 1 for cell in cells): name for name, cells in recorded(root).items()}
+    assert len(known) == len(recorded(root))  # no two faces show the same
+    return [known[tuple(row)] for row in shown(image).tolist()]
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_every_pair_of_faces_shares_the_attribute_named(root, split):
-    """What the files show decides, not what the data set says of them."""
-    data = FactorCelebA(split, root=root)
-    columns = [fabricate.ATTRIBUTES.index(name) for name in FACTORS]
-    assert data.factors == (*FACTORS, "residual") and len(data) == {"train": 300, "test": 100}[split]
+    """500 faces in the real format. What the pictures show and the publishers' lists say decides, nothing else."""
     facts = recorded(root)
-    facts = torch.tensor([facts[name] for name in data._image.names])[:, columns] == 1
-    drawn, others_agree = Counter(), []
-    for seed in range(2):
-        batch = data[Visit(range(len(data)), seed)]
-        image, other = shown(batch.image)[:, columns], shown(batch.other)[:, columns]
-        assert torch.equal(image, facts)
-        assert torch.equal(image.long(), data.attributes.combinations[batch.label])
-        assert torch.equal(other.long(), data.attributes.combinations[batch.other_label])
-        agree = image == other  # [B, 4]
-        assert agree[batch.shared[:, :4]].all() and (batch.shared[:, :4].sum(1) == 1).all()
-        others_agree.append(agree[~batch.shared[:, :4]].float().mean())
-        drawn.update(batch.shared.long().argmax(1).tolist())
-        assert (batch.image - batch.other).abs().flatten(1).amax(1).min() > 0.1  # never itself
-    assert all(abs(count / (2 * len(data)) - 1 / 4) < 0.1 for count in drawn.values()) and len(drawn) == 4
-    assert 0.4 < np.mean(others_agree) < 0.6  # the other attributes are as chance has them
+    parts = dict(line.split() for line in (root / "celeba" / "list_eval_partition.txt").read_text().splitlines())
+    data, again = FactorCelebA(split, root=root), FactorCelebA(split, root=root)
+    assert len(facts) == 500 and data.factors == (*FACTORS, "residual")
+    assert len(data) == {"train": 300, "test": 100}[split]
+    drawn, agreements, partners = Counter(), [], []
+    for epoch in range(2):
+        batches = list(Loader(data, 37, seed=5, shuffle=split == "train").epoch(epoch))
+        others = []
+        for batch, visit in zip(batches, Loader(data, 37, seed=5, shuffle=split == "train").visits(epoch), strict=True):
+            images, other_images = names_of(root, batch.image), names_of(root, batch.other)
+            assert all(a != b for a, b in zip(images, other_images, strict=True))  # never itself
+            assert {parts[name] for name in (*images, *other_images)} == {"0" if split == "train" else "2"}
+            assert (batch.shared.sum(1) == 1).all() and not batch.shared[:, -1].any()  # one, and never the residual
+            for image, other, shared in zip(images, other_images, batch.shared.tolist(), strict=True):
+                factor = FACTORS[shared.index(True)]
+                column = fabricate.ATTRIBUTES.index(factor)
+                assert facts[image][column] == facts[other][column], (image, other, factor)
+                drawn[factor, facts[image][column]] += 1
+                rest = [fabricate.ATTRIBUTES.index(name) for name in FACTORS if name != factor]
+                agreements += [facts[image][column] == facts[other][column] for column in rest]
+            if epoch == 0:
+                assert alike(batch, again[visit])  # the split repeats itself, from another object
+            others += other_images
+        partners.append(others)
+    assert set(drawn) == {(factor, value) for factor in FACTORS for value in (1, -1)}
+    assert all(abs(drawn[f, 1] + drawn[f, -1] - sum(drawn.values()) / 4) < 0.1 * sum(drawn.values()) for f in FACTORS)
+    assert 0.4 < np.mean(agreements) < 0.6  # in the attributes that are not marked, they agree by chance
+    assert (partners[0] == partners[1]) == (split == "test")  # unshuffled loaders see the same every time
+
+
+def test_a_pictures_repetitions_are_not_its_partners():
+    """The test faces hold 2,235 repetitions: a pair of a picture and itself would share everything."""
+    values = torch.tensor([[0], [1], [0], [1], [0]])
+    attributes = Attributes({"a": ("no", "yes")}, values, torch.tensor([0, 2, 0, 0, 4, 1, 3, 0]), "here")
+    picture = torch.tensor([0, 2, 0, 0, 4, 1, 3, 0])
+    for seed in range(50):
+        others, _ = attributes.partners(torch.arange(8), Draws(Visit(range(8), seed)))
+        assert (picture[others] != picture).all() and torch.equal(values[picture[others]], values[picture])
 
 
 def test_splits_are_the_partitions(root):
@@ -511,6 +555,13 @@ CELEBA_DAMAGE = {
     "partition": ("list_eval_partition.txt", lambda text: text.replace("000003.jpg 0", "000003.jpg 7"), ":3: expected"),
     "attributes": ("list_attr_celeba.txt", lambda text: text[:-60], "expected a file name and 40"),
     "fewer attributes": ("list_attr_celeba.txt", lambda text: text[: text.index("000499.jpg")], "2 of 500 pictures"),
+    "no attributes": ("list_attr_celeba.txt", lambda _: "500\n", "expected the number of pictures"),
+    "empty": ("list_attr_celeba.txt", lambda _: "", "empty file"),
+    "a picture twice": (
+        "list_eval_partition.txt",
+        lambda text: text + "000004.jpg 2\n",
+        ":501: 000004.jpg comes a second time",
+    ),
     "quota page": ("list_attr_celeba.txt", lambda _: "<!DOCTYPE html><html>quota", "a web page"),
     "no test": (
         "list_eval_partition.txt",
@@ -529,6 +580,24 @@ def test_damaged_lists_are_named(root, tmp_path, case):
     path.unlink()
     path.write_text(text)
     refused(lambda: FactorCelebA("test", root=tmp_path), ValueError, str(path), message)
+
+
+@pytest.mark.parametrize("form", ["mark", "CRLF", "kaggle"])
+def test_lists_as_programs_write_them(root, tmp_path, form):
+    shutil.copytree(root / "celeba", tmp_path / "celeba", copy_function=os.link)
+    for name in ("list_attr_celeba.txt", "list_eval_partition.txt"):
+        path = tmp_path / "celeba" / name
+        text = path.read_text()
+        path.unlink()
+        if form == "kaggle":
+            header = text.splitlines()[1].split() if "attr" in name else ["partition"]
+            rows = [line.split() for line in text.splitlines()[2 if "attr" in name else 0 :]]
+            with path.with_suffix(".csv").open("w", newline="") as file:
+                csv.writer(file).writerows([["image_id", *header], *rows])
+        else:
+            path.write_bytes(b"\xef\xbb\xbf" + text.encode() if form == "mark" else text.replace("\n", "\r\n").encode())
+    ours, plain = (FactorCelebA("test", root=place) for place in (tmp_path, root))
+    assert alike(ours[range(9)], plain[range(9)]) and ours.values == dict.fromkeys(FACTORS, ("no", "yes"))
 
 
 def test_wrong_faces_are_named(root, tmp_path):
@@ -550,6 +619,11 @@ def test_wrong_faces_are_named(root, tmp_path):
     refused(lambda: CelebA("train", root=tmp_path), sources.Missing, "1 of 300 pictures", "000002.jpg")
     assert len(CelebA("test", root=tmp_path)) == 100
     shutil.rmtree(folder)
+    with zipfile.ZipFile(tmp_path / "celeba" / "img_align_celeba.zip", "w") as file:
+        file.writestr("img_align_celeba/other.jpg", b"")
+    refused(lambda: CelebA("train", root=tmp_path), ValueError, "img_align_celeba.zip", "none of the pictures")
+    (tmp_path / "celeba" / "img_align_celeba.zip").write_bytes(b"PK\x03\x04 and then the line went dead")
+    refused(lambda: CelebA("train", root=tmp_path), ValueError, "img_align_celeba.zip", "cut off")
     (tmp_path / "celeba" / "img_align_celeba.zip").write_bytes(b"<!DOCTYPE html><html>Too many users have viewed ...")
     refused(lambda: CelebA("train", root=tmp_path), ValueError, "img_align_celeba.zip", "a web page", "quota")
 
@@ -635,11 +709,23 @@ def test_every_kind_of_picture_becomes_bytes_of_rgb():
     assert np.array_equal(decode(png(GREY), 16, channels=1)[0], GREY)
 
 
+def png_of(width: int, height: int) -> bytes:
+    """A PNG that says it is so large, and holds next to nothing."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+
+
 def test_what_is_no_picture_is_told_apart():
     for content, reason in (
         (b"", "empty file"),
         (b"hello", "not a picture of a known format"),
+        (b" <!DOCTYPE HTML><title>404", "a web page"),
         (png(COLOR)[:-30], "truncated"),
+        (png_of(40_000, 40_000), "more than 178,956,970 pixels"),
         (saved(Image.fromarray(COLOR), "JPEG")[:-150], "truncated"),
         (saved(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "floating point"),
         (saved(Image.fromarray(GREY.astype(np.int32) * 70_000), "TIFF"), "expected 16 bits"),
@@ -670,6 +756,77 @@ def test_folders_are_read_recursively_and_sorted(tmp_path):
     assert data._image.names == ["a/deep/down/x.jpeg", "a/y.png", "b/1.PNG", "b/2.png", "top.png"]
     assert data.classes == (".", "a", "b") and data[range(5)].label.tolist() == [1, 1, 2, 2, 0]
     assert data.skipped == {} and data.source == str(tmp_path)
+
+
+def test_files_that_cannot_be_opened_are_named(tmp_path):
+    (tmp_path / "good.png").write_bytes(png(COLOR))
+    (tmp_path / "good.link.png").symlink_to("good.png")
+    (tmp_path / "gone.png").symlink_to("nowhere.png")
+    (tmp_path / "self.png").symlink_to("self.png")
+    (tmp_path / "self").symlink_to("self")  # no picture, whatever it is
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")  # nobody writes into it: to open it would be to wait for ever
+    for name in (".DS_Store", "Thumbs.db", "._good.png", "desktop.ini"):
+        (tmp_path / name).write_bytes(b"\0\0\0\1")
+    reasons = {
+        "gone.png": "a link that leads nowhere",
+        "self.png": "a link that leads nowhere",
+        "pipe.png": "not a file",
+    }
+    refused(lambda: ImageFolder(tmp_path), ValueError, "3 of 5 pictures", *(f"{k} ({v})" for k, v in reasons.items()))
+    data = ImageFolder(tmp_path, split="all", on_error="skip")
+    assert data.skipped == reasons and data._image.names == ["good.link.png", "good.png"]
+    (tmp_path / "good.png").unlink()
+    (tmp_path / "good.link.png").unlink()
+    refused(lambda: ImageFolder(tmp_path), ValueError, "no pictures", "cannot be opened", "pipe.png (not a file)")
+    refused(lambda: ImageFolder(tmp_path / "gone.png"), FileNotFoundError, "no such folder")
+    (tmp_path / "text.txt").write_text("")
+    refused(lambda: ImageFolder(tmp_path / "text.txt"), FileNotFoundError, "a file, not a folder")
+
+
+@pytest.fixture
+def nobody():
+    """A folder that everybody may enter, and the rights of a user who owns nothing, where one may take them."""
+    place = Path(tempfile.mkdtemp())
+    place.chmod(0o755)
+    root = os.geteuid() == 0
+    yield place, (lambda: os.seteuid(65534)) if root else (lambda: None)
+    if root:
+        os.seteuid(0)
+    for path in place.rglob("*"):
+        path.chmod(0o700)
+    shutil.rmtree(place)
+
+
+def test_files_and_folders_that_may_not_be_read_are_named(nobody):
+    place, become = nobody
+    for name in ("open/a.png", "open/b.png", "closed/c.png"):
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_bytes(png(COLOR))
+    (place / "open" / "b.png").chmod(0)
+    (place / "closed").chmod(0)
+    become()
+    words = ("closed/ (Permission denied)", "open/b.png (Permission denied)")
+    refused(lambda: ImageFolder(place), ValueError, "2 of 3 pictures cannot be used", *words)
+    assert ImageFolder(place, split="all", on_error="skip")._image.names == ["open/a.png"]
+    refused(lambda: ImageFolder(place / "closed"), ValueError, "no pictures", "Permission denied")
+    if os.getuid() == 0:
+        os.seteuid(0)
+    (place / "open" / "b.png").chmod(0o644)
+    (place / "closed").chmod(0o755)
+    assert len(ImageFolder(place, split="all")) == 3  # nothing is remembered of what could not be read
+
+
+def test_names_of_files_may_be_anything(tmp_path):
+    (tmp_path / "a\nb\x1b[31m.png").write_bytes(b"")
+    (tmp_path / "Käfer schön.JPG").write_bytes(saved(Image.fromarray(COLOR), "JPEG"))
+    with open(os.fsencode(str(tmp_path)) + b"/b\xe4r.png", "wb") as file:  # of a time before UTF-8
+        file.write(png(COLOR))
+    message = refused(lambda: ImageFolder(tmp_path), ValueError, "1 of 3", r"a\nb\x1b[31m.png (empty file)")
+    assert "\x1b" not in message
+    data = ImageFolder(tmp_path, size=16, split="all", on_error="skip")
+    assert len(data[[0, 1]].image) == 2 and len(data.fingerprint) == 64
+    assert {len(ImageFolder(tmp_path, split=split, on_error="skip")) for split in ("train", "test")} == {1}
 
 
 def test_grey_folders(root):
@@ -844,18 +1001,185 @@ def test_bins_hold_equally_many_as_far_as_ties_allow():
         assert len(set(zip(numbers, bins, strict=True))) == len(set(numbers))  # equal numbers, equal bins
 
 
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_tables_as_programs_write_them(mine, root, delimiter):
-    path = rewrite(
-        mine,
-        lambda rows: [
-            [f" {cell}" if i else f".\\{cell}".replace("/", "\\") for i, cell in enumerate(row)] for row in rows
-        ],
+Rows = list[list[str]]
+
+
+def joined(rows: Rows, delimiter: str = ",", end: str = "\n") -> str:
+    return "".join(delimiter.join(row) + end for row in rows)
+
+
+def renamed(change: Callable[[str], str]) -> Callable[[Rows], str]:
+    """Pictures called otherwise."""
+    return lambda rows: joined([rows[0], *([change(row[0]), *row[1:]] for row in rows[1:])])
+
+
+def celebas(rows: Rows) -> str:
+    """Words as CelebA's list has them: the number of rows, the names, and no comma anywhere."""
+    return "\n".join([str(len(rows) - 1), " ".join(rows[0][1:]) + " ", *(" ".join(row) for row in rows[1:]), ""])
+
+
+VARIANTS: dict[str, Callable[[Rows], str | bytes]] = {
+    "semicolons": lambda rows: joined(rows, ";"),
+    "tabs": lambda rows: joined(rows, "\t"),
+    "spaces": lambda rows: joined(rows, " "),
+    "columns set with spaces": lambda rows: joined([[cell.ljust(18) for cell in row] for row in rows], " "),
+    "spaces around cells": lambda rows: joined([[f" {cell} " for cell in row] for row in rows]),
+    "CRLF": lambda rows: joined(rows, end="\r\n"),
+    "CR": lambda rows: joined(rows, end="\r"),
+    "a mark in front": lambda rows: b"\xef\xbb\xbf" + joined(rows).encode(),
+    "UTF-16": lambda rows: joined(rows, "\t").encode("utf-16"),
+    "a hint for Excel": lambda rows: "sep=;\n" + joined(rows, ";"),
+    "empty lines": lambda rows: "\n" + joined(rows, end="\n\n"),
+    "quotes": lambda rows: joined([[f'"{cell}"' for cell in row] for row in rows]),
+    "a delimiter at the end": lambda rows: joined([[*row, ""] for row in rows]),
+    "one at the end of rows": lambda rows: joined([rows[0], *([*row, "", ""] for row in rows[1:])]),
+    "an index without a name": lambda rows: joined([[str(i - 1) if i else "", *row] for i, row in enumerate(rows)]),
+    "an index of pandas": lambda rows: joined([[str(i) if i else "Unnamed: 0", *row] for i, row in enumerate(rows)]),
+    "a running number": lambda rows: joined([[str(i) if i else "id", *row] for i, row in enumerate(rows)]),
+    "names in the last column": lambda rows: joined([[*row[1:], row[0]] for row in rows]),
+    "names without a header": lambda rows: joined([["", *rows[0][1:]], *rows[1:]]),
+    "CelebA": celebas,
+    "no ending": renamed(lambda name: name.rpartition(".")[0]),
+    "no folder": renamed(lambda name: name.rpartition("/")[2]),
+    "neither": renamed(lambda name: name.rpartition("/")[2].rpartition(".")[0]),
+    "the folder's own name": renamed(lambda name: f"mine/{name}"),
+    "from another machine": renamed(lambda name: "C:\\Users\\me\\mine\\" + name.replace("/", "\\")),
+    "backslashes": renamed(lambda name: ".\\" + name.replace("/", "\\")),
+    "upper case": renamed(str.upper),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_tables_as_programs_write_them(mine, variant):
+    plain = AttributePairs(mine, "table.csv", split="all")
+    with (mine / "table.csv").open(newline="") as file:
+        content = VARIANTS[variant](list(csv.reader(file)))
+    (mine / "table.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    data = AttributePairs(mine, "table.csv", split="all")
+    assert data.factors == plain.factors and data.values == plain.values and data.skipped == {}
+    assert data.fingerprint == plain.fingerprint and alike(data[range(10)], plain[range(10)])
+
+
+def test_tables_of_windows_are_read_and_it_is_said(mine, caplog):
+    rows = rewrite(mine, lambda rows: [["file", "Größe"], *([row[0], f"»{row[1]}«, 5 €"] for row in rows[1:])])
+    rows.write_bytes(rows.read_text().encode("cp1252"))
+    for _ in range(2):
+        data = AttributePairs(mine, "table.csv", split="all")
+    assert data.factors == ("Größe", "residual") and data.values["Größe"] == ("»disc«, 5 €", "»square«, 5 €")
+    assert caplog.text.count("Windows-1252") == 1  # both splits have the same table
+
+
+def test_quoted_cells_may_hold_anything(mine):
+    words = {"disc": 'a "disc", round;\nor so', "square": "square\u2028\tor not"}
+    path = rewrite(mine, lambda rows: [["file", "what, exactly"], *([row[0], words[row[1]]] for row in rows[1:])])
+    assert "\n" in path.read_text().replace("\n\n", "")
+    data = AttributePairs(mine, "table.csv", split="all")
+    assert data.factors == ("what, exactly", "residual") and set(data.values["what, exactly"]) == set(words.values())
+
+
+def with_column(folder: Path, cells: Callable[[int], str], delimiter: str = ",") -> None:
+    """A table of the shape, and of one other column."""
+    rewrite(
+        folder,
+        lambda rows: [["file", "shape", "other"], *([*row[:2], cells(i)] for i, row in enumerate(rows[1:]))],
         delimiter,
     )
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b"\r\n\r\n")
-    data, plain = (AttributePairs(place, "table.csv", split="all") for place in (mine, root / "mine"))
-    assert data.factors == plain.factors and alike(data[range(10)], plain[range(10)])
+
+
+@pytest.mark.parametrize("word", ["", "NaN", "nan", "NA", "N/A", "#N/A", "null", "<NA>"])
+def test_cells_that_are_missing_are_no_values(mine, word):
+    with_column(mine, lambda i: word if i % 40 == 0 else "ab"[i % 2])
+    refused(lambda: AttributePairs(mine, "table.csv"), ValueError, "3 of 120 rows", "square/000.png (no other)")
+    data = AttributePairs(mine, "table.csv", split="all", on_error="skip")
+    assert data.values["other"] == ("a", "b") and len(data) == 117
+    assert data.skipped == dict.fromkeys(("square/000.png", "square/040.png", "square/080.png"), "no other")
+
+
+@pytest.mark.parametrize("word", ["?", "-", "none", "unknown", "inf", "12a", "1_2"])
+def test_words_in_a_column_of_numbers_are_no_values(mine, word):
+    """As categories, each number would be one."""
+    with_column(mine, lambda i: word if i % 40 == 0 else str(i / 2))
+    refused(lambda: AttributePairs(mine, "table.csv"), ValueError, "3 of 120", f"(other: {word!r} is no number)")
+    data = AttributePairs(mine, "table.csv", split="all", on_error="skip", bins=2)
+    assert data.values["other"] == ("0.5 to 29.5", "30 to 59.5") and len(data) == 117
+    with_column(mine, lambda i: word if i % 40 == 0 else str(i % 3))  # few numbers are categories, and so may words be
+    assert AttributePairs(mine, "table.csv", split="all").values["other"] == tuple(sorted(("0", "1", "2", word)))
+
+
+def test_decimal_commas_are_numbers_where_commas_do_not_separate(mine):
+    with_column(mine, lambda i: f"{i % 7},5")
+    assert AttributePairs(mine, "table.csv", split="all", bins=2).values["other"][:2] == ("0,5", "1,5")
+    with_column(mine, lambda i: f"{i},5" if i else "-,25", ";")
+    data = AttributePairs(mine, "table.csv", split="all", bins=2)
+    assert data.values["other"] == ("-0.25 to 59.5", "60.5 to 119.5")
+
+
+def test_values_that_differ_in_case_only_are_pointed_out(mine, caplog):
+    with_column(mine, lambda i: ("True", "TRUE", "False")[i % 3])
+    assert len(AttributePairs(mine, "table.csv", split="all").values["other"]) == 3
+    assert "'other': 'TRUE', 'True' are different values" in caplog.text
+
+
+def test_columns_that_hardly_any_pictures_share_are_pointed_out(mine, caplog):
+    with_column(mine, lambda i: f"remark {max(i, 3)}")
+    AttributePairs(mine, "table.csv", split="all")
+    assert "'other': 116 of 120 pictures of this split share it with no other" in caplog.text
+
+
+def test_a_number_that_only_counts_the_rows_is_no_attribute_unless_it_is_asked_for(mine, caplog):
+    with_column(mine, lambda i: str(i + 1))
+    assert AttributePairs(mine, "table.csv", split="all").factors == ("shape", "residual")
+    assert "'other' numbers the rows" in caplog.text
+    assert AttributePairs(mine, "table.csv", ["other"], split="all").factors == ("other", "residual")
+    with_column(mine, lambda i: str(i + 2))
+    assert AttributePairs(mine, "table.csv", split="all").factors == ("shape", "other", "residual")
+
+
+def test_numbers_are_not_taken_for_names_of_pictures(mine):
+    """Pictures are called 000 to 119, and a column holds just such numbers; the names are of another folder."""
+    with_column(mine, lambda i: f"{119 - i:03d}")
+    assert AttributePairs(mine, "table.csv", split="all").factors == ("shape", "other", "residual")
+    renamed_rows = rewrite(mine, lambda rows: [rows[0], *([f"x/{row[0]}", *row[1:]] for row in rows[1:])])
+    refused(lambda: AttributePairs(mine, "table.csv"), ValueError, "none of its 120 rows", "x/square/000.png")
+    text = joined([["first", "second", "shape"], *([f"{i:03d}", f"{119 - i:03d}", "ab"[i % 2]] for i in range(120))])
+    renamed_rows.write_text(text)
+    refused(lambda: AttributePairs(mine, "table.csv"), ValueError, "'first' and 'second' may all name the pictures")
+
+
+def test_a_name_that_fits_several_pictures_is_not_guessed(mine):
+    (mine / "disc" / "000.png").write_bytes(png(COLOR))
+    rewrite(mine, lambda rows: [rows[0], *([row[0].rpartition("/")[2], *row[1:]] for row in rows[1:])])
+    words = ("1 of 120 rows name pictures that are not in", "000.png (several fit: disc/000.png, square/000.png)")
+    refused(lambda: AttributePairs(mine, "table.csv"), ValueError, *words)
+    data = AttributePairs(mine, "table.csv", split="all", on_error="skip")
+    assert len(data) == 119 and data.skipped["000.png"] == "several fit: disc/000.png, square/000.png"
+    (mine / "000.png").write_bytes(png(COLOR))  # a whole path is one picture, whatever else ends like it
+    assert "000.png" in AttributePairs(mine, "table.csv", split="all", on_error="skip")._image.names
+
+
+def test_pictures_with_several_rows(mine):
+    """Rows that say the same are one; of rows that do not, nobody knows which is right."""
+    rewrite(mine, lambda rows: [*rows, rows[3], [rows[4][0], "square", *rows[4][2:]]])
+    words = (
+        "2 of 120 pictures have several rows",
+        "disc/002.png (lines 4, 122)",
+        "disc/003.jpg (lines 5, 123, which differ)",
+    )
+    refused(lambda: AttributePairs(mine, "table.csv"), ValueError, *words)
+    data = AttributePairs(mine, "table.csv", split="all", on_error="skip")
+    assert len(data) == 119 and data.skipped == {"disc/003.jpg": "lines 5, 123, which differ"}
+    assert "disc/002.png" in data._image.names
+    data = AttributePairs(mine, "table.csv", ["shade"], split="all", on_error="skip")  # they differ in another column
+    assert len(data) == 120 and data.skipped == {}
+
+
+def test_labels_have_meanings(mine):
+    data = AttributePairs(mine, "table.csv", ["shade", "shape"], split="all")
+    with (mine / "table.csv").open(newline="") as file:
+        rows = {row["file"]: row for row in csv.DictReader(file)}
+    for name, label in zip(data._image.names, data[range(120)].label.tolist(), strict=True):
+        assert data.meaning(label) == {"shade": rows[name]["shade"], "shape": rows[name]["shape"]}
+    assert data.values == {"shade": ("dark", "light"), "shape": ("disc", "square")}
 
 
 def test_tables_are_found_beside_the_pictures_or_where_one_stands(root, tmp_path, monkeypatch):
@@ -864,6 +1188,7 @@ def test_tables_are_found_beside_the_pictures_or_where_one_stands(root, tmp_path
     for table in ("other.csv", tmp_path / "other.csv", "table.csv"):
         assert AttributePairs(root / "mine", table, ["shape"], split="all").factors == ("shape", "residual")
     refused(lambda: AttributePairs(root / "mine", "none.csv"), FileNotFoundError, "none.csv", str(root / "mine"))
+    refused(lambda: AttributePairs(root / "mine", "disc"), FileNotFoundError, "disc: a folder")
 
 
 def test_files_and_rows_that_do_not_match_are_named_and_counted(mine, caplog):
@@ -930,7 +1255,19 @@ TABLES: dict[str, tuple[Callable[[list[list[str]]], list[list[str]]], dict[str, 
         ("table.csv:6:", "expected 4 cells", "found 2"),
     ),
     "columns of one name": (lambda rows: [["file", "a", "a", "b"], *rows[1:]], {}, ("same name: 'a'",)),
-    "header only": (lambda rows: rows[:1], {}, ("expected a header",)),
+    "no header": (lambda rows: rows[1:], {}, ("its first line names a picture, square/000.png",)),
+    "the names as an attribute": (lambda rows: rows, {"attributes": ["file"]}, ("'file' names the pictures",)),
+    "an attribute called residual": (
+        lambda rows: [["file", "shape", "residual", "brightness"], *rows[1:]],
+        {},
+        ("'residual'", "another name"),
+    ),
+    "nothing but an index": (
+        lambda rows: [[*row[:1], str(i) if i else ""] for i, row in enumerate(rows)],
+        {},
+        ("one or more columns of attributes beside 'file'",),
+    ),
+    "header only": (lambda rows: rows[:1], {}, ("expected a header", "found 0 rows below 'file, shape, shade, bri")),
     "nothing": (lambda rows: [], {}, ("not a table (empty file)",)),
     "file names only": (lambda rows: [row[:1] for row in rows], {}, ("expected a header",)),
     "another folder's": (
@@ -979,6 +1316,129 @@ def test_attributes_without_partners_are_not_drawn(caplog):
     assert caplog.text == ""
     Attributes({name: "01234567" for name in "abc"}, values.repeat_interleave(2, 0), torch.tensor([0, 1]), "here")
     assert "'a' has one value only in the 2 pictures of this split" in caplog.text
+
+
+# --- through the commands ---------------------------------------------------------------------------------------------
+
+
+def change(path: str, content: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    """Change a file below a root, without touching what it is a link to."""
+
+    def damage(root: Path) -> None:
+        before = (root / path).read_bytes()
+        (root / path).unlink()
+        (root / path).write_bytes(content(before))
+
+    return damage
+
+
+RAW, FACES = "MNIST/raw", "celeba/img_align_celeba"
+MINE = {"target": "iin.data.ImageFolder", "params": {"root": "mine"}}
+TABLE = {"target": "iin.data.AttributePairs", "params": {"root": "mine", "table": "table.csv"}}
+PAGE = b"<!DOCTYPE html><html><body>Quota exceeded</body></html>"
+
+BAD: dict[str, tuple[dict[str, object], Callable[[Path], object], str]] = {
+    "a truncated picture": (MINE, change("mine/disc/003.jpg", lambda c: c[:200]), "1 of 120 pictures cannot be used"),
+    "an empty picture": (MINE, change("mine/disc/003.jpg", lambda c: b""), "disc/003.jpg (empty file)"),
+    "a page for a picture": (MINE, change("mine/disc/003.jpg", lambda c: PAGE), "disc/003.jpg (a web page"),
+    "a bomb": (MINE, change("mine/disc/002.png", lambda c: png_of(40_000, 40_000)), "more than 178,956,970 pixels"),
+    "a crop too large": (
+        {"target": "iin.data.ImageFolder", "params": {"root": "mine", "crop": 70}},
+        lambda root: None,
+        "80x64 pixels are smaller than the crop of 70",
+    ),
+    "no folder": (MINE, lambda root: shutil.rmtree(root / "mine"), "no such folder"),
+    "no pictures": (MINE, lambda root: [shutil.rmtree(root / "mine" / k) for k in ("disc", "square")], "no pictures"),
+    "a page for a table": (TABLE, change("mine/table.csv", lambda c: PAGE), "not a table (a web page"),
+    "a table that lacks pictures": (
+        TABLE,
+        change("mine/table.csv", lambda c: c[: c.index(b"disc/118")]),
+        "have no row",
+    ),
+    "a table of other pictures": (
+        TABLE,
+        change("mine/table.csv", lambda c: c.replace(b"/", b"/x/")),
+        "none of its 120 rows names a picture",
+    ),
+    "an unknown column": (
+        {"target": "iin.data.AttributePairs", "params": {**TABLE["params"], "attributes": ["shapes"]}},
+        lambda root: None,
+        "no column is called 'shapes'; did you mean shape",
+    ),
+    "one value": (TABLE, change("mine/table.csv", lambda c: c.replace(b"square,", b"disc,")), "the same 'shape'"),
+    "a page for digits": ("MNIST", change(f"{RAW}/train-images-idx3-ubyte.gz", lambda c: PAGE), "a web page"),
+    "truncated digits": ("MNIST", change(f"{RAW}/train-images-idx3-ubyte.gz", lambda c: c[:99]), "damaged gzip file"),
+    "digits beyond nine": (
+        "MNIST",
+        change(f"{RAW}/train-labels-idx1-ubyte.gz", lambda c: gzip.compress(fabricate.idx(np.arange(300) % 11))),
+        "labels up to 10",
+    ),
+    "too few labels": (
+        "MNIST",
+        change(f"{RAW}/train-labels-idx1-ubyte.gz", lambda c: gzip.compress(fabricate.idx(np.arange(299) % 10))),
+        "299 labels, but 300 images",
+    ),
+    "half an archive": ("CIFAR10", change("cifar-10-python.tar.gz", lambda c: c[: len(c) // 2]), "damaged archive"),
+    "a page for an archive": ("CIFAR10", change("cifar-10-python.tar.gz", lambda c: PAGE), "a web page"),
+    "a page for a list": ("FactorCelebA", change("celeba/list_attr_celeba.txt", lambda c: PAGE), "a web page"),
+    "a damaged first face": ("CelebA", change(f"{FACES}/000001.jpg", lambda c: c[:999]), "000001.jpg: truncated"),
+    "no face with a beard": (
+        "FactorCelebA",
+        change(
+            "celeba/list_attr_celeba.txt",
+            lambda c: b"\n".join(
+                line if i < 2 else b" ".join(cell if k != 25 else b"-1" for k, cell in enumerate(line.split()))
+                for i, line in enumerate(c.splitlines())
+            ),
+        ),
+        "all 500 pictures have the same 'No_Beard'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_commands_answer_bad_files_in_one_line(case, root, tmp_path, monkeypatch, capsys):
+    node, damage, words = BAD[case]
+    place = tmp_path / "data"
+    for name in ("mine", "MNIST", "celeba"):
+        shutil.copytree(root / name, place / name, copy_function=os.link)
+    if node == "CIFAR10":
+        fabricate.cifar(place, counts=(2, 2), archive=True)
+    if isinstance(node, str):
+        node = {"target": f"iin.data.{node}", "params": {"root": str(place)}}
+    else:
+        node = {"target": node["target"], "params": {**node["params"], "root": str(place / "mine")}}
+    damage(place)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    model = {"target": "iin.models.Classifier", "params": {"channels": 1, "size": 32, "classes": 10, "width": 8}}
+    system = {"target": "iin.systems.Classifier", "params": {"model": model}}
+    config = {"name": "bad", "data": {"train": node, "test": node}, "system": system}
+    (tmp_path / "bad.yaml").write_text(json.dumps(config))
+    for command in (
+        [training.main, "-b", "../bad.yaml", "--dry-run"],
+        [training.main, "-b", "../bad.yaml"],
+        [exploring.main, "-b", "../bad.yaml", "--save", "bad.html"],
+    ):
+        assert command[0]([*command[1:], "--logs", "logs"]) == 2, command
+        found = capsys.readouterr()
+        assert found.err.startswith("error: data.train: ") and found.err.count("\n") == 1, found.err
+        assert words in found.err and "Traceback" not in found.err and found.out == ""
+        assert list(Path().iterdir()) == []
+
+
+@pytest.mark.slow
+def test_large_pictures_are_nothing_to_warn_of(tmp_path):
+    """In a process of its own: what is warned of is set up when the program starts."""
+    (tmp_path / "scans").mkdir()
+    for name, size in (("scan", (9000, 10_000)), ("other", (64, 64))):
+        Image.new("L", size, 90).save(tmp_path / "scans" / f"{name}.png")
+    node = {"target": "iin.data.ImageFolder", "params": {"root": "scans", "split": "all"}}
+    (tmp_path / "scans.yaml").write_text(json.dumps({"data": {"train": node, "test": node}}))
+    command = [sys.executable, "-W", "always", "-m", "iin.cli.explore", "-b", "scans.yaml", "--save", "scans.png"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 0 and found.stderr == "", found.stderr
+    assert "ImageFolder, train: 2 images" in found.stdout
 
 
 # --- where files come from --------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from PIL import Image
 from iin.cli.explore import main
 from iin.data import MNIST, ColorfulMNIST, Images, Pairs
 from iin.explore import Content, Spread, describe, picture, render
-from iin.explore.drawing import LINE, cell
+from iin.explore.drawing import LINE, _head, cell
 
 GALLERY = """
 import torch
@@ -83,6 +83,22 @@ class Answers(Plain):
         return self.answer(len(indices)) if callable(self.answer) else self.answer
 
 
+class Things(Couples):
+    """Pairs whose labels say two things; every pair shares the shape."""
+
+    factors = ("shape", "size", "residual")
+    values: ClassVar = {"shape": ("disc", "square"), "size": ("small", "middle", "large")}
+
+    def __getitem__(self, indices: Sequence[int]) -> Any:
+        rows = torch.as_tensor(indices)
+        others = (rows + 2) % len(self)
+        shared = torch.tensor([[True, False, False]]).repeat(len(rows), 1)
+        return Pairs(self.images[rows], self.images[others], shared, rows % 4, others % 4)
+
+    def meaning(self, label: int) -> dict[str, str]:
+        return {"shape": ("disc", "square")[label % 2], "size": ("small", "large")[label // 2]}
+
+
 def numbers_of(content: Content) -> list[int]:
     return [item.place for item in content.items]
 
@@ -140,6 +156,37 @@ def test_colourful_pairs_share_what_is_written_below_them() -> None:
     for item in content.items:
         if item.shared == ("digit",):
             assert item.label == item.other_label
+
+
+def test_labels_that_say_several_things_are_taken_apart() -> None:
+    content = describe(Things(), 20)
+    assert content.labels == {}
+    assert content.meanings == {"shape": {"disc": 10, "square": 10}, "size": {"small": 10, "middle": 0, "large": 10}}
+    for item in content.items:
+        assert item.shared == (("shape: disc", "shape: square")[item.place % 2],) and item.labels == ""
+    assert content.factors[0].same_label is None and content.remarks == ["No pair shares 'size'."]
+    page = render(content)
+    assert page.count("shares <b>shape: disc</b>") == 10
+    assert "<b>size</b> <span>Of all 20 items, by the first image.</span>" in page
+    assert "middle: 0 (0.0%)" in page and "with the same label" not in page and " labels" not in page
+
+
+def test_pairs_that_differ_in_what_they_share_are_remarked_upon() -> None:
+    class Wrong(Things):
+        def __getitem__(self, indices: Sequence[int]) -> Any:
+            batch = super().__getitem__(indices)
+            return batch._replace(other_label=torch.where(batch.label == 3, 0, batch.other_label))
+
+    content = describe(Wrong(), 5)
+    assert content.factors[0].different == 5
+    assert "5 pairs of images made to share 'shape', though they differ in it." in content.remarks
+
+    class Broken(Things):
+        def meaning(self, label: int) -> dict[str, str]:
+            raise KeyError(label)
+
+    with pytest.raises(ValueError, match=r"^Broken: meaning\(\d\) failed \(KeyError: \d\); expected a dict$"):
+        describe(Broken(), 5)
 
 
 def test_a_large_set_is_looked_at_in_part_and_says_so() -> None:
@@ -333,6 +380,20 @@ def test_many_labels_do_not_make_a_long_page() -> None:
     assert "The 30 most frequent; 121 others have 121 together" in page
 
 
+def test_cells_are_as_wide_as_their_words_need() -> None:
+    def width(data: Any) -> float:
+        return float(re.search(r"--cell: ([\d.]+)rem", render(describe(data, 9)))[1])
+
+    named = Plain()
+    named.classes = ("a rather long name", "b", "c")
+    longer = Plain()
+    longer.classes = ("a name that is longer than anybody wants to see below a small picture", "b", "c")
+    assert 4 < width(Plain()) < width(named) <= width(longer) <= 10
+    pairs = Couples()
+    pairs.factors = ("the shape of their outlines", "place", "residual")
+    assert 9 < width(Couples()) < width(pairs) <= 16
+
+
 def test_large_images_are_shown_reduced() -> None:
     (item,) = describe(Plain(1, size=600), 1).items
     assert cell(item.image).size == (256, 256)
@@ -352,6 +413,31 @@ def test_the_picture_holds_every_image_and_room_for_words() -> None:
         assert levels[(level, level, level)] >= 72 * 72
     pair = picture(describe(Couples(), 1))
     assert pair.size[1] > 72 + 2 * LINE
+
+
+def test_figures_stand_above_the_picture() -> None:
+    """What is written there is what the page says: counts, ranges, and what is odd."""
+    data = Plain(channels=3)
+    data.skipped = {"a.png": "empty file", "b.png": "empty file"}
+    lines = [line for line, _ in _head(describe(data, 5))]
+    assert lines == [
+        "20 images, 3x4x4, float32",
+        "labels: 0 (7), 1 (7), 2 (6)",
+        f"values: {data.images.min():.4g} to {data.images.max():.4g}, mean {data.images.mean():.4g}, "
+        f"deviation {data.images.std(correction=0):.4g}",
+        "odd: 2 files were left out.",
+    ]
+    lines = [line for line, _ in _head(describe(Things(), 5))]
+    assert lines[1:4] == [
+        "shared, of 20 pairs of images: shape (20), size (0), residual (0)",
+        "shape: disc (10), square (10)",
+        "size: small (10), middle (0), large (10)",
+    ]
+    data.skipped = {}
+    few, many = (picture(describe(spoilt, 5)).size[1] for spoilt in (data, Plain(channels=3)))
+    assert few == many  # no line without a word
+    data.images[3] = math.nan
+    assert picture(describe(data, 5)).size[1] == few + LINE
 
 
 def test_words_that_do_not_fit_are_cut() -> None:

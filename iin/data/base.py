@@ -12,6 +12,10 @@ Nothing else is required. What it may also have:
 * ``fingerprint: str``  changes when the images do; lets statistics of a fixed data set be cached
 * ``factors: tuple[str, ...]``  of a pair data set: names of the factors, in the order of the columns of
   ``Pairs.shared``; the last one is the residual, which no pair shares
+* ``classes: tuple[str, ...]``  names of the labels 0, 1, ...
+* ``meaning(label: int) -> dict[str, str]``  where a label stands for several things: factor -> its value, in words;
+  and ``values: dict[str, tuple[str, ...]]``, all that it may say of each, in order
+* ``skipped: dict[str, str]``  files that were left out, with the reasons
 
 Randomness (dequantisation noise, colours, partners) is a function of (seed, epoch, index) and of nothing else:
 the order of visits, the batch size, the number of workers and the history of the process do not matter, so a

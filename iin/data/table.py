@@ -81,7 +81,7 @@ class Table:
         lines = [line for line in text.splitlines() if line.strip()]
         rows: list[tuple[int, list[str]]]
         named = re.fullmatch(r"sep=([,;\t])", lines[0].strip(" ")) if lines else None  # a hint for Excel
-        head = re.sub(r'"[^"]*"', "", lines[bool(named)]) if len(lines) > 1 else ""
+        head = re.sub(r'"[^"]*"', "", lines[bool(named)]) if len(lines) > bool(named) else ""
         delimiter = named[1] if named else max(",;\t", key=head.count)
         if not named and not any(sign in head for sign in ",;\t"):
             rows = [(number, line.split()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]

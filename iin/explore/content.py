@@ -54,7 +54,10 @@ class Factor(NamedTuple):
     pairs: int
     """How many of those looked at share it."""
     same_label: float | None
-    """Share of these in which both images have the same label; None where labels are unknown, or no pair shares it."""
+    """Share of these in which both images have the same label; None where labels are unknown or say several things, or
+    no pair shares it."""
+    different: int = 0
+    """How many of these differ in it all the same, by what their labels mean."""
 
 
 class Item(NamedTuple):
@@ -68,7 +71,7 @@ class Item(NamedTuple):
     other: Tensor | None = None
     other_label: str = ""
     shared: tuple[str, ...] = ()
-    """Names of the factors that the two share."""
+    """Names of the factors that the two share, with the value where it is known: ``shape: disc``."""
 
     @property
     def labels(self) -> str:
@@ -101,7 +104,9 @@ class Content:
     paired: bool
     items: list[Item] = field(default_factory=list)
     labels: dict[str, int] = field(default_factory=dict)
-    """label -> number of items, in the order of the labels."""
+    """label -> number of items, in the order of the labels; empty where labels say several things."""
+    meanings: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Where they do: what they tell of -> value -> number of items."""
     labelled: int = 0
     """Items whose labels were counted."""
     channels: list[Spread] = field(default_factory=list)
@@ -146,3 +151,15 @@ class Content:
         """One line."""
         where = f", {self.source}" if self.source else ""
         return f"{self.title}: {self.amount(self.count)}, {'x'.join(map(str, self.shape))}, {self.dtype}{where}"
+
+    @property
+    def left_out(self) -> str:
+        """How many files were left out, in words; those of a table may be rows of it."""
+        if len(self.odd) == 1:
+            return "1 file or row" if self.meanings else "1 file"
+        return f"{len(self.odd):,} files or rows" if self.meanings else f"{len(self.odd):,} files"
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How often each label occurs, or each value of what labels tell of."""
+        return self.meanings or ({"labels": self.labels} if self.labels else {})

@@ -33,8 +33,8 @@ def describe(
 
     Args:
         data: ``__len__`` and ``__getitem__(indices) -> Images | Pairs``. Used where it has them: ``source``,
-            ``factors``, ``classes`` (names of the labels), ``label`` (of all items), and ``skipped`` or ``odd`` (files
-            that it left out, with the reasons).
+            ``factors``, ``classes`` (names of the labels), ``meaning`` and ``values`` (what a label says of factors,
+            and may say), ``label`` (of all items), and ``skipped`` or ``odd`` (files that it left out, with reasons).
         count: how many items are shown; drawn at random, as those are that the figures are taken from.
         seed: of the items drawn, and of the visit to them.
         split: what to call this part of the data.
@@ -104,7 +104,12 @@ class _Tally:
                     f"{content.kind}: names {len(self.names)} factors ({', '.join(self.names)}), but shared has "
                     f"{columns} columns; expected one for each"
                 )
-        self.shared, self.agree, self.judged = ([0] * len(self.names) for _ in range(3))
+        self.shared, self.agree, self.judged, self.differ = ([0] * len(self.names) for _ in range(4))
+        self.meanings: dict[int, dict[str, str]] = {}
+        self.tells = getattr(data, "meaning", None)
+        values = getattr(data, "values", None)
+        values = values if isinstance(values, Mapping) else {}
+        self.values = {_line(name): [_line(word) for word in words] for name, words in values.items()}
 
     def add(self, indices: Sequence[int], batch: Any) -> None:
         """Count a batch."""
@@ -124,17 +129,29 @@ class _Tally:
         if not content.paired:
             return
         content.apart += int((~batch.shared.any(1)).sum())
-        for k, shares in enumerate(batch.shared.unbind(1)):
+        for k, (name, shares) in enumerate(zip(self.names, batch.shared.unbind(1), strict=True)):
             self.shared[k] += int(shares.sum())
-            if label is not None and other is not None:
-                self.judged[k] += int(shares.sum())
-                self.agree[k] += int((shares & (label == other)).sum())
+            if label is None or other is None:
+                continue
+            if self.tells is not None:
+                pairs = zip(label[shares].tolist(), other[shares].tolist(), strict=True)
+                self.differ[k] += sum(self.meaning(a).get(name) != self.meaning(b).get(name) for a, b in pairs)
+                continue
+            self.judged[k] += int(shares.sum())
+            self.agree[k] += int((shares & (label == other)).sum())
 
     def finish(self) -> None:
         """Put the counts into the content."""
         labels = self.labels if self.all_labels is None else Counter(self.all_labels.tolist())
         self.content.labelled = sum(labels.values())
-        if labels:
+        if labels and self.tells is not None:
+            # Values without any item are as telling as those with many.
+            self.content.meanings = {name: dict.fromkeys(words, 0) for name, words in self.values.items()}
+            for label in sorted(labels):
+                for name, word in self.meaning(label).items():
+                    counts = self.content.meanings.setdefault(name, {})
+                    counts[word] = counts.get(word, 0) + labels[label]
+        elif labels:
             # Names without any item are as telling as those with many.
             numbers = sorted({*labels, *range(len(self.classes))})
             names = Counter(self.word(number) for number in numbers)
@@ -145,9 +162,21 @@ class _Tally:
                 for number in numbers
             }
         self.content.factors = [
-            Factor(name, shared, agree / judged if judged else None)
-            for name, shared, agree, judged in zip(self.names, self.shared, self.agree, self.judged, strict=True)
+            Factor(name, shared, agree / judged if judged else None, differ)
+            for name, shared, agree, judged, differ in zip(
+                self.names, self.shared, self.agree, self.judged, self.differ, strict=True
+            )
         ]
+
+    def meaning(self, label: int) -> dict[str, str]:
+        """What a label says of each thing that it tells of."""
+        if label not in self.meanings:
+            try:
+                self.meanings[label] = {_line(name): _line(word) for name, word in self.tells(label).items()}  # type: ignore[misc]
+            except Exception as error:  # of somebody's own method
+                reason = f"{type(error).__name__}: {_line(error)}"
+                raise ValueError(f"{self.content.kind}: meaning({label}) failed ({reason}); expected a dict") from error
+        return self.meanings[label]
 
     def word(self, label: int) -> str:
         """A label as people call it."""
@@ -155,7 +184,9 @@ class _Tally:
 
     def words(self, batch: Any, name: str) -> list[str]:
         labels = _labels(batch, name)
-        return [""] * len(batch.image) if labels is None else [self.word(label) for label in labels.tolist()]
+        if labels is None or self.tells is not None:
+            return [""] * len(batch.image)
+        return [self.word(label) for label in labels.tolist()]
 
     def items(self, indices: Sequence[int], batch: Any) -> Iterator[Item]:
         """What is shown of a batch."""
@@ -163,8 +194,14 @@ class _Tally:
         if not self.content.paired:
             yield from map(Item, indices, batch.image, labels)
             return
+        numbers = _labels(batch, "label")
         for row, (index, other) in enumerate(zip(indices, self.words(batch, "other_label"), strict=True)):
-            shared = tuple(n for n, yes in zip(self.names, batch.shared[row].tolist(), strict=True) if yes)
+            means = self.meaning(int(numbers[row])) if numbers is not None and self.tells is not None else {}
+            shared = tuple(
+                f"{name}: {means[name]}" if name in means else name
+                for name, yes in zip(self.names, batch.shared[row].tolist(), strict=True)
+                if yes
+            )
             yield Item(index, batch.image[row], labels[row], batch.other[row], other, shared)
 
 
@@ -232,10 +269,12 @@ def _remarks(content: Content, repeats: bool) -> Iterator[str]:
     for factor in content.factors[:-1]:
         if not factor.pairs:
             yield f"No pair shares {factor.name!r}."
+        if factor.different:
+            yield f"{content.amount(factor.different)} made to share {factor.name!r}, though they differ in it."
     if content.apart:
         yield f"{content.amount(content.apart)} with nothing shared."
     if content.odd:
-        yield f"{len(content.odd):,} {'file was' if len(content.odd) == 1 else 'files were'} left out."
+        yield f"{content.left_out} {'was' if len(content.odd) == 1 else 'were'} left out."
 
 
 def _line(value: Any) -> str:

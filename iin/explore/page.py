@@ -28,21 +28,19 @@ header { max-width: none; } header p { max-width: 46rem; }
 .remarks { margin: 1.25rem 0 0; padding: .7rem 1rem .7rem 2rem; background: var(--panel); border-radius: 8px;
   border-left: 3px solid var(--bad); } .remarks li { margin: .15rem 0; }
 .grid { display: grid; gap: .9rem .6rem; margin-top: 1rem;
-  grid-template-columns: repeat(auto-fill, minmax(4.7rem, 1fr)); }
-.grid.paired { gap: 1.2rem 1.1rem; grid-template-columns: repeat(auto-fill, minmax(9.4rem, 1fr)); }
-.grid.large { grid-template-columns: repeat(auto-fill, minmax(7.4rem, 1fr)); }
-.grid.paired.large { grid-template-columns: repeat(auto-fill, minmax(14.5rem, 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(var(--cell), 1fr)); }
+.grid.paired { gap: 1.2rem 1.1rem; }
 .grid img { width: 100%; margin: 0; border-radius: 3px; }
 .two { display: grid; gap: 3px; grid-template-columns: 1fr 1fr; }
 .grid figcaption { font-size: .8rem; line-height: 1.35; margin-top: .25rem; overflow-wrap: anywhere; }
 .grid figcaption span { margin: 0; display: block; font-size: .92em; }
 .grid .label { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 .5rem; }
-.counts { display: grid; gap: 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); }
+.counts { display: grid; gap: 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 23rem), 1fr)); }
 .counts figure { max-width: 32rem; } .counts svg { margin-top: .5rem; }
 .bar { fill: var(--c0); } .bar.f { fill: var(--c1); }
 svg .name { fill: var(--text); } .values { max-width: 34rem; } .files td { text-align: left; white-space: normal; }
 .files th { overflow-wrap: anywhere; padding-right: .6rem; }
-@media (max-width: 640px) { .grid { grid-template-columns: repeat(auto-fill, minmax(4.4rem, 1fr)); }
+@media (max-width: 640px) { .grid { grid-template-columns: repeat(auto-fill, minmax(min(var(--cell), 46%), 1fr)); }
   .grid.large, .grid.paired { grid-template-columns: 1fr 1fr; gap: 1rem .8rem; }
   .grid.paired.large { grid-template-columns: 1fr; } .tiles b { font-size: 1.3rem; } }
 """
@@ -125,7 +123,8 @@ def _grid(content: Content) -> str:
     few = f"{len(content.items):,} of the {content.count:,} {content.noun}, drawn at random"
     text = f"{few if len(content.items) < content.count else f'All {content.count:,} {content.noun}'}. "
     if content.paired:
-        text += "Below each pair stands what its two images share, then their labels where they are known. "
+        text += "Below each pair stands what its two images share"
+        text += ", then their labels. " if any(item.labels for item in content.items) else ". "
     elif any(item.label for item in content.items):
         text += "Below each stands its label. "
     text += "#n is the item's index."
@@ -134,7 +133,18 @@ def _grid(content: Content) -> str:
     kind = "grid paired" if content.paired else "grid"
     if max(content.shape[1:]) > 64:
         kind += " large"
-    return _section("Pairs" if content.paired else "Images", f'<div class="{kind}">{"".join(figures)}</div>', text)
+    body = f'<div class="{kind}" style="--cell: {_cell_width(content):.1f}rem">{"".join(figures)}</div>'
+    return _section("Pairs" if content.paired else "Images", body, text)
+
+
+def _cell_width(content: Content) -> float:
+    """How wide a cell of the grid has to be for its pictures and words, in rem; words may wrap if they are long."""
+    large = max(content.shape[1:]) > 64
+    if content.paired:
+        words = max(max(len(f"shares {item.sharing}"), len(f"{item.labels} #{item.place}")) for item in content.items)
+        return min(max(0.43 * words, 14.5 if large else 9.4), 16)
+    words = max(len(f"{item.label} #{item.place}") for item in content.items)
+    return min(max(0.5 * words, 7.4 if large else 4.7), 10)
 
 
 def _img(image: Tensor, alt: str) -> str:
@@ -155,17 +165,17 @@ def _counts(content: Content) -> str:
             rows.append(("nothing", content.apart, ""))
         text = f"Of {content.seen:,} pairs. The last factor is the residual, which no pair should share."
         figures.append(_bars("Shared factors", text, rows, content.seen, "bar f"))
-    if content.labels:
-        rows, more = [(name, number, "") for name, number in content.labels.items()], ""
+    all_of_them = content.labelled == content.count
+    text = f"Of all {content.count:,} items" if all_of_them else f"Of {content.labelled:,} items"
+    text += ", by the first image." if content.paired else "."
+    for name, counts in content.counts.items():
+        rows, more = [(label, number, "") for label, number in counts.items()], ""
         if len(rows) > BARS:
             rows.sort(key=lambda row: -row[1])
             kept = sum(number for _, number, _ in rows[:BARS])
             more = f" The {BARS} most frequent; {len(rows) - BARS:,} others have {content.labelled - kept:,} together."
             rows = rows[:BARS]
-        all_of_them = content.labelled == content.count
-        text = f"Of all {content.count:,} items" if all_of_them else f"Of {content.labelled:,} items"
-        text += (", by the first image." if content.paired else ".") + more
-        figures.append(_bars("Labels", text, rows, content.labelled, "bar"))
+        figures.append(_bars("Labels" if name == "labels" else name, text + more, rows, content.labelled, "bar"))
     if not figures:
         return ""
     return _section("Counts", f'<div class="counts">{"".join(figures)}</div>')
@@ -237,7 +247,7 @@ def _files(content: Content) -> str:
         f"<tr><th><code>{escape(path)}</code></th><td>{escape(why)}</td></tr>" for path, why in content.odd[:LISTED]
     )
     more = f'<p class="note">And {len(content.odd) - LISTED:,} more.</p>' if len(content.odd) > LISTED else ""
-    text = f"{len(content.odd):,} {'file' if len(content.odd) == 1 else 'files'} cannot be used."
+    text = f"{content.left_out} cannot be used."
     return _section("Files left out", f'<table class="files"><tbody>{rows}</tbody></table>{more}', text)
 
 
