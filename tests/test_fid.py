@@ -401,6 +401,7 @@ def test_inception_without_weights_names_the_ways_out(library: Path) -> None:
     assert "\n" not in line
     for part in ("weights: FILE", "pt_inception-2015-12-05-6726825d.pth", str(library / "cache"), "download: true"):
         assert part in line
+    assert list(Inception.lacks()) == [line]  # asked as a target of its own, too
     with pytest.raises(ValueError, match=r"no file nowhere\.pth"):
         FID("inception", weights="nowhere.pth")
     assert list(FID.lacks(extractor="inception", download=True)) == []  # named, so it may
