@@ -29,7 +29,7 @@ class LatentFlow(System):
         flow: bijection of its code ``[B, D]``.
 
     Raises:
-        ValueError: the sizes of code and flow differ, where both tell.
+        ValueError: the first stage does not encode, or the sizes of code and flow differ, where both tell.
 
     References:
         A Disentangling Invertible Interpretation Network for Explaining Latent Representations
@@ -41,8 +41,13 @@ class LatentFlow(System):
 
     def __init__(self, first_stage: nn.Module, flow: InvertibleModule) -> None:
         super().__init__()
+        if not callable(getattr(first_stage, "encode", None)):
+            raise ValueError(
+                f"first_stage: {type(first_stage).__name__} has no encode(image); expected an autoencoder, a classifier, "
+                "or another network that has it"
+            )
         self.first_stage = first_stage.requires_grad_(False)
-        self.flow = flow
+        self.flow = flow.requires_grad_(True)  # trained, wherever its weights come from
         self.dim = _dim(flow)
         code = getattr(first_stage, "dim", self.dim)
         if code != self.dim:
@@ -85,7 +90,16 @@ class LatentFlow(System):
         return self.flow(self.code(image))[0]
 
     def decode(self, z: Tensor) -> Tensor:
-        """Images of latents ``[B, D]``."""
+        """Images of latents ``[B, D]``.
+
+        Raises:
+            ValueError: the first stage has no way back to images.
+        """
+        if not self.decodes:
+            raise ValueError(
+                f"no images can be made: the first stage, a {type(self.first_stage).__name__}, has no decode(x); "
+                "an autoencoder has"
+            )
         return self.first_stage.decode(self.flow.inverse(z))
 
     def reconstruct(self, image: Tensor) -> Tensor:
