@@ -14,6 +14,9 @@ from sphinx.errors import ExtensionError
 PIXELS = 17
 """Size of the letters; text is 16 pixels high, and the formulas' font is a little smaller than most."""
 
+TALLEST = 8
+"""Of a formula, in letters."""
+
 
 def setup(app: Sphinx) -> dict[str, Any]:
     ziamath.config.svg2 = False  # glyphs as paths: as symbols, those of two formulas would share their names
@@ -35,6 +38,8 @@ def picture(latex: str, *, within_text: bool) -> str:
         raise ExtensionError(f"formula {latex!r} cannot be drawn ({type(error).__name__}: {error})") from error
     if unknown := re.findall(r"\\\w*", meaning):
         raise ExtensionError(f"formula {latex!r}: {', '.join(unknown)} is not known")
+    if drawn.getsize()[1] > TALLEST * PIXELS:  # some delimiters grow without end
+        raise ExtensionError(f"formula {latex!r} is drawn {drawn.getsize()[1]:.0f} pixels high: write it another way")
     # In units of the text, so that formulas grow with it.
     svg = re.sub(r'\b(width|height)="([\d.]+)"', lambda m: f'{m[1]}="{float(m[2]) / 16:.3f}em"', svg, count=2)
     name = html.escape(" ".join(latex.split()), quote=True)
