@@ -91,6 +91,12 @@ class Triples(SidePairs):
     factors = ("side", "colour", "residual")
 
 
+class Odd(SidePairs):
+    """Pairs whose factors are called as no file can be."""
+
+    factors = ("left/right: which?", "residual")
+
+
 # --- systems -----------------------------------------------------------------------------------------------------
 
 
