@@ -23,10 +23,11 @@ from iin import compat
 from iin import config as configuration
 from iin.config import ConfigError, Training
 from iin.data import Loader
+from iin.evaluation import TestSet
+from iin.interrupt import Interrupt
 from iin.run import Run, RunError, read_checkpoint
 from iin.seeds import mix
 from iin.system import Evaluator, System
-from iin.train import Interrupt, TestSet
 
 __all__ = [
     "FIRST_STAGE",

@@ -35,13 +35,15 @@ from iin.building import (
 )
 from iin.config import Training
 from iin.data import Loader
+from iin.evaluation import evaluate, look, record
 from iin.factors import adopt, settle
+from iin.interrupt import Interrupt, Interrupted
 from iin.logs import LogError, open_sinks
 from iin.plan import FirstStage, Plan, plan, plan_resume
 from iin.run import Run, RunError, step_of, write_atomically, write_json
 from iin.seeds import mix
 from iin.system import System
-from iin.train import Interrupt, Interrupted, evaluate, fit, look, make_optimizers, record, restore
+from iin.train import fit, make_optimizers, restore
 from iin.trained import Trained
 
 __all__ = ["Trained", "evaluate_run", "load", "plan", "plan_resume", "resume", "train"]

@@ -31,7 +31,8 @@ def pretrained(
     Args:
         config: the configuration that the network is, or was, trained with: a path, the name of a shipped one, or a
             whole configuration as a mapping.
-        part: attribute path of the part, such as ``model``; empty for the whole system, which a flow of the original is.
+        part: attribute path of the part, such as ``model``; empty for the whole system. A flow of the original is
+            a whole.
         run: a run's folder, instead of looking one up.
         checkpoint: a checkpoint file; its configuration is that of the run that it lies in, or else ``config``. One of
             the original project tells its own.

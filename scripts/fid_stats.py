@@ -112,7 +112,7 @@ def _of_pictures(folder: Path, size: int | None, device: Any) -> tuple[Iterable[
 
     from iin.data import ImageFolder, Loader
     from iin.data.folder import Selection
-    from iin.train import TestSet
+    from iin.evaluation import TestSet
 
     if size is None:
         # The reader wants one size, and would cut and resize what has another: that shall not go unnoticed.

@@ -149,7 +149,7 @@ REFERENCE = {
     "first_stage": "iin.first_stage",
     "compat": "iin.compat",
     "config": "iin.config iin.arguments",
-    "runs": "iin.experiment iin.plan iin.run iin.train iin.record",
+    "runs": "iin.experiment iin.plan iin.run iin.train iin.evaluation iin.interrupt iin.factors iin.record",
 }
 
 

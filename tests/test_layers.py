@@ -40,18 +40,20 @@ LAYERS = {
     "record": "run",
     "report": "run record pictures",
     "logs": "run record report pictures system",
-    "train": "config run record logs system",
+    "interrupt": "",
+    "evaluation": "run record system interrupt",
+    "train": "config run record logs system interrupt evaluation",
     # From a configuration to a run. Data sets reach these built; what is imported of `data` is the loader, and sources.
-    "building": "config run train system data compat",
+    "building": "config run system data compat interrupt evaluation",
     "factors": "config run data metrics building",
     "trial": "config data system building factors",
     "plan": "config run logs data compat building factors trial",
     "trained": "run system",
-    "experiment": "config run train logs report pictures system data building factors plan trained",
+    "experiment": "config run train logs report pictures system data interrupt evaluation building factors plan trained",
     "first_stage": "building plan",
     "explore": "config run data pictures report building plan",
     # What a person starts.
-    "cli": "config run record train factors experiment explore",
+    "cli": "config run record train interrupt factors experiment explore",
     "": "experiment",  # iin.load, imported when it is used
 }
 """Module or subpackage -> those that it may import, beside itself and the bottom."""

@@ -20,6 +20,7 @@ import iin.train as loop
 from iin.config import ConfigError
 from iin.config.targets import resolve
 from iin.data import Images
+from iin.evaluation import table
 from iin.flows import vector_flow
 from iin.metrics import FactorSwaps
 from iin.report.glossary import explain
@@ -215,16 +216,16 @@ def test_a_first_stage_that_answers_no_distribution() -> None:
 
 def test_figures_are_a_table() -> None:
     figures = {"swaps/digit/follows": 0.5, "swaps/digit/stays": 0.25, "nll/nats": 7.0, "accuracy": 1.0}
-    assert loop.table(figures).splitlines() == [
+    assert table(figures).splitlines() == [
         "",
         "  swaps/digit  follows 0.5  stays 0.25",
         "  nll          nats 7",
         "  accuracy     1",
     ]
     many = {f"dims/code/factor_{k}": 1 / 3 for k in range(20)}
-    lines = loop.table(many).splitlines()[1:]
+    lines = table(many).splitlines()[1:]
     assert len(lines) > 2 and max(map(len, lines)) <= 100 and sum(line.count("0.3333") for line in lines) == 20
-    assert loop.table({}) == ""
+    assert table({}) == ""
 
 
 def test_a_first_stage_of_other_settings_is_named(here: Path, errors: Errors, capsys: Any) -> None:

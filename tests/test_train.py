@@ -18,9 +18,11 @@ import iin
 import iin.train as loop
 from iin.config import Training
 from iin.data import Loader
+from iin.evaluation import TestSet, evaluate, look, record
+from iin.interrupt import Interrupt, Interrupted
 from iin.run import Run, RunError, read_checkpoint
 from iin.system import Picture
-from iin.train import Interrupt, Interrupted, TestSet, TrainingError, evaluate, fit, look, record, schedule
+from iin.train import TrainingError, fit, schedule
 
 STEPS = 12
 

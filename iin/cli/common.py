@@ -53,9 +53,10 @@ def run_command(command: Callable[[], None], arguments: argparse.Namespace) -> i
     warnings.showwarning = lambda message, *_, **__: log.warning("%s", message)
 
     from iin.config import ConfigError
+    from iin.interrupt import Interrupted
     from iin.record import LogError
     from iin.run import RunError
-    from iin.train import Interrupted, TrainingError
+    from iin.train import TrainingError
 
     try:
         command()
