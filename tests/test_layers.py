@@ -49,7 +49,8 @@ LAYERS = {
     "trial": "config data system building factors",
     "plan": "config run logs data compat building factors trial",
     "trained": "run system",
-    "experiment": "config run train logs report pictures system data interrupt evaluation building factors plan trained",
+    "experiment": "config run logs report pictures system data interrupt evaluation train building factors plan "
+    "trained",
     "first_stage": "building plan",
     "explore": "config run data pictures report building plan",
     # What a person starts.

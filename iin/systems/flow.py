@@ -43,8 +43,8 @@ class LatentFlow(System):
         super().__init__()
         if not callable(getattr(first_stage, "encode", None)):
             raise ValueError(
-                f"first_stage: {type(first_stage).__name__} has no encode(image); expected an autoencoder, a classifier "
-                "or another network that has it"
+                f"first_stage: {type(first_stage).__name__} has no encode(image); "
+                "expected an autoencoder, a classifier or another network that has it"
             )
         self.first_stage = first_stage.requires_grad_(False)
         self.flow = flow.requires_grad_(True)  # trained, wherever its weights come from
