@@ -798,8 +798,11 @@ def nobody():
     shutil.rmtree(place)
 
 
-def test_files_and_folders_that_may_not_be_read_are_named(nobody):
+def test_files_and_folders_that_may_not_be_read_are_named(nobody, monkeypatch):
     place, become = nobody
+    (place / ".cache").mkdir()
+    (place / ".cache").chmod(0o777)
+    monkeypatch.setenv("IIN_CACHE", str(place / ".cache"))
     for name in ("open/a.png", "open/b.png", "closed/c.png"):
         (place / name).parent.mkdir(exist_ok=True)
         (place / name).write_bytes(png(COLOR))
@@ -813,8 +816,9 @@ def test_files_and_folders_that_may_not_be_read_are_named(nobody):
     if os.getuid() == 0:
         os.seteuid(0)
     (place / "open" / "b.png").chmod(0o644)
-    (place / "closed").chmod(0o755)
-    assert len(ImageFolder(place, split="all")) == 3  # nothing is remembered of what could not be read
+    become()
+    # Nothing is remembered of what could not be read: the file looks the same from outside.
+    assert ImageFolder(place, split="all", on_error="skip")._image.names == ["open/a.png", "open/b.png"]
 
 
 def test_names_of_files_may_be_anything(tmp_path):

@@ -2,10 +2,16 @@
 
 A new data set is one file here (or anywhere) and one line in a config, ``target: iin.data.Mine``. All that it needs is
 ``__len__`` and ``__getitem__(indices) -> Images | Pairs``, which answers a *list* of indices with a whole batch; see
-`iin.data.base` for what it may have besides. It can start from `iin.data.memory`, which makes batches of stored bytes,
-with `iin.data.mnist` as the example of a set in memory and `iin.data.celeba` as that of pictures decoded on demand.
+`iin.data.base` for what it may have besides. Where to start from:
+
+* images that are drawn instead of read: `Draws`, and nothing else; the README has one in twenty lines
+* images that fit into memory: `Labelled`, as in `iin.data.mnist`; `iin.data.memory.Published` where they are found or
+  downloaded, as in `iin.data.cifar`
+* pictures in files, decoded on demand: `iin.data.decoding.Pictures`, as in `iin.data.celeba`
+* pairs that share what a table says of images: `iin.data.attributes.Attributed`
+
 Files are looked for, and where possible fetched, by `iin.data.sources`; IDX files are read by `iin.data.idx`, pictures
-by `iin.data.decoding`.
+by `iin.data.decoding`, tables by `iin.data.table`.
 
 Somebody's own pictures need no code: `ImageFolder`, and `AttributePairs` for factors that a table holds.
 
