@@ -41,7 +41,7 @@ class Name(PyXRefRole):
 
 def code_of_known_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: Element) -> nodes.Node | None:
     """What is shown for a name that no page explains; None, and so a warning, where there is nothing of that name."""
-    if node.get("refdomain") == "py" and node.get("reftype") in ("obj", "class") and exists(node["reftarget"]):
+    if node.get("refdomain") == "py" and exists(node["reftarget"]):
         return content
     return None
 
