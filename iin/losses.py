@@ -107,8 +107,8 @@ def pixel_error(image: Tensor, other: Tensor, kind: Literal["l1", "l2"] = "l1") 
 def reconstruction_nll(error: Tensor, logvar: Tensor) -> Tensor:
     """Negative log-likelihood of images of which a reconstruction misses so much, up to constants.
 
-    ``sum(error / exp(logvar) + logvar)`` over an image's values: of a Laplacian for absolute errors, of a normal for
-    squared ones.
+    ``sum(error / exp(logvar) + logvar)`` over an image's values: that of a Laplacian of scale ``exp(logvar)`` for
+    absolute errors, and twice that of a normal of variance ``exp(logvar)`` for squared ones.
 
     Args:
         error: of every value ``[B, ...]``, non-negative.

@@ -26,8 +26,8 @@ class Autoencoder(System):
     """Trains an autoencoder: reconstruction under a learnt noise level, and a code close to the normal.
 
     The reconstruction term is ``sum(error / exp(s) + s)`` over an image's values, with ``s`` a learnt scalar: the
-    likelihood of a Laplacian (or of a normal, for squared errors) up to constants, so that its weight against the
-    divergence needs no tuning. The error is that of a value, plus ``perceptual_weight`` times the image's perceptual
+    negative log-likelihood of a Laplacian (twice that of a normal, for squared errors) up to constants, so that its
+    weight against the divergence needs no tuning. The error is that of a value, plus ``perceptual_weight`` times the image's perceptual
     distance. From step ``disc_start`` on, a discriminator judges the reconstructions, and the autoencoder also
     minimises what it says, weighted.
 
