@@ -1526,6 +1526,8 @@ def test_downloads_that_fail_say_which_files_go_where(site, tmp_path):
     assert "\n" not in message
     assert list((tmp_path / "new").rglob("*.gz")) == [] and list((tmp_path / "new").rglob(".*")) == []  # no remains
     site["pages"].clear()
+    refused(lambda: FashionMNIST("test", root=tmp_path / "newer"), sources.Missing, "404")
+    assert not (tmp_path / "newer").exists()
     refused(
         lambda: CIFAR10(root=tmp_path / "new"), sources.Missing, "CIFAR-10", "404", "put cifar-10-python.tar.gz into"
     )

@@ -117,11 +117,12 @@ def _fetch(url: str, path: Path, md5: str) -> None:
     import urllib.request  # not needed in most runs
 
     log.info("downloading %s to %s", url, path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     total = hashlib.md5(usedforsecurity=False)
-    with write_atomically(path) as file, urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
-        while piece := answer.read(1 << 20):
-            total.update(piece)
-            file.write(piece)
-        if total.hexdigest() != md5:
-            raise ValueError(f"its MD5 is {total.hexdigest()}, expected {md5}")
+    with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
+        path.parent.mkdir(parents=True, exist_ok=True)  # not before somebody answers
+        with write_atomically(path) as file:
+            while piece := answer.read(1 << 20):
+                total.update(piece)
+                file.write(piece)
+            if total.hexdigest() != md5:
+                raise ValueError(f"its MD5 is {total.hexdigest()}, expected {md5}")

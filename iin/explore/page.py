@@ -35,8 +35,8 @@ header { max-width: none; } header p { max-width: 46rem; }
 .grid figcaption { font-size: .8rem; line-height: 1.35; margin-top: .25rem; overflow-wrap: anywhere; }
 .grid figcaption span { margin: 0; display: block; font-size: .92em; }
 .grid .label { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0 .5rem; }
-.counts { display: grid; gap: 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 23rem), 1fr)); }
-.counts figure { max-width: 32rem; } .counts svg { margin-top: .5rem; }
+.counts { columns: 2 23rem; column-gap: 2rem; }
+.counts figure { max-width: 32rem; margin: 0 0 1.6rem; break-inside: avoid; } .counts svg { margin-top: .5rem; }
 .bar { fill: var(--c0); } .bar.f { fill: var(--c1); }
 svg .name { fill: var(--text); } .values { max-width: 34rem; } .files td { text-align: left; white-space: normal; }
 .files th { overflow-wrap: anywhere; padding-right: .6rem; }
