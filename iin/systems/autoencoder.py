@@ -27,9 +27,9 @@ class Autoencoder(System):
 
     The reconstruction term is ``sum(error / exp(s) + s)`` over an image's values, with ``s`` a learnt scalar: the
     negative log-likelihood of a Laplacian (twice that of a normal, for squared errors) up to constants, so that its
-    weight against the divergence needs no tuning. The error is that of a value, plus ``perceptual_weight`` times the image's perceptual
-    distance. From step ``disc_start`` on, a discriminator judges the reconstructions, and the autoencoder also
-    minimises what it says, weighted.
+    weight against the divergence needs no tuning. The error is that of a value, plus ``perceptual_weight`` times the
+    image's perceptual distance. From step ``disc_start`` on, a discriminator judges the reconstructions, and the
+    autoencoder also minimises what it says, weighted.
 
     Both players are trained in each step. The autoencoder goes first; the discriminator then learns from images and
     from the very reconstructions (detached) that the autoencoder was judged by. Each gradient is taken at the weights
