@@ -74,6 +74,7 @@ def test_adaptive_weight() -> None:
     assert torch.isclose(losses.adaptive_weight(strong, weak), torch.tensor(5 / 0.5001))
     assert losses.adaptive_weight(strong, torch.zeros(2)) == 1e4  # 5e4, clamped
     assert losses.adaptive_weight(torch.zeros(2), weak) == 0
+    assert not losses.adaptive_weight(strong.clone().requires_grad_(), weak.clone().requires_grad_()).requires_grad
 
 
 # --- the system --------------------------------------------------------------------------------------------------
@@ -162,6 +163,9 @@ def test_a_system_without_opponents_is_a_plain_autoencoder() -> None:
     (objective,) = system.objectives(batch(), 0)
     assert objective.scalars.keys() == {"nll", "kl", "rec", "logvar", "calibration"}
     assert torch.isclose(objective.loss, objective.scalars["nll"] + objective.scalars["kl"])
+    (objective,) = Autoencoder(model(), kl_weight=0.25).train().objectives(batch(), 0)
+    assert objective.scalars["kl"] > 0
+    assert torch.isclose(objective.loss, objective.scalars["nll"] + 0.25 * objective.scalars["kl"])
 
 
 def moved(system: Autoencoder, steps: range, lr: float = 1e-3) -> dict[str, list[str]]:

@@ -53,6 +53,26 @@ def test_scores_and_dims_match_the_published_code() -> None:
         assert factor_dims(scores, first.shape[1]) == case["dims"]
 
 
+def test_published_scores_are_shared_covariance_in_total_variance() -> None:
+    first, second, shared = codes()
+    first, second = first + torch.arange(6.0), second + 3  # neither mean is 0, and they differ
+    a, b = first.numpy(), second.numpy()
+    total = sum(np.var(np.concatenate([a[:, i], b[:, i]])) for i in range(6))
+    expected = []
+    for mask in shared[:, :2].T.numpy():
+        means = [(a[mask, i].mean() + b[mask, i].mean()) / 2 for i in range(6)]
+        expected.append(sum(np.mean((a[mask, i] - m) * (b[mask, i] - m)) for i, m in enumerate(means)) / total)
+    np.testing.assert_allclose(factor_scores(first, second, shared), [*expected, 1.0], rtol=1e-10)
+
+
+def test_factors_that_agree_wholly_get_whole_shares() -> None:
+    """A score that is 1 but for rounding must not cost the factor a unit."""
+    for seed in range(50):
+        first = normal(20 + seed, 16, seed=seed)
+        shared = torch.tensor([[True, False]]).repeat(len(first), 1)
+        assert factor_dims(factor_scores(first, first, shared), 16) == [8, 8]
+
+
 def test_paper_scores_are_summed_correlation_coefficients() -> None:
     first, second, shared = codes()
     first = first * torch.arange(1.0, 7) + 5  # correlation knows neither scale nor offset
@@ -295,6 +315,25 @@ def test_a_perfect_swapper() -> None:
     assert figures.pop("swaps/color/chance") == pytest.approx(1 / 3, abs=0.03)  # E|u - v| of uniform u, v
     assert set(figures.values()) == {1.0}
     assert system.largest == 64
+
+
+class Notes(Swapper):
+    """Writes down which factors are taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: list[list[int]] = []
+
+    def swap(self, image: Tensor, other: Tensor, factors: list[int]) -> Tensor:
+        self.taken.append(list(factors))
+        return super().swap(image, other, factors)
+
+
+def test_all_but_the_factor_is_taken_where_it_shall_stay() -> None:
+    """The residual too: it is what could carry the factor along."""
+    system = Notes()
+    swaps(pairs=20)(system, batched(colored(100), 100, NAMES))
+    assert system.taken == [[0], [1, 2], [1], [0, 2]]
 
 
 def test_a_system_that_swaps_nothing() -> None:

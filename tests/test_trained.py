@@ -89,3 +89,20 @@ def test_a_system_without_codes_says_so(tmp_path: Path, run: Trained) -> None:
     with pytest.raises(ValueError, match="Classifier has no swap"):
         judge.swap(images(), images())
     assert judge.factors == () and repr(judge).startswith("Trained(") and "\n" not in repr(judge)
+
+
+def test_a_flow_over_a_classifier_encodes_and_says_that_it_makes_no_images(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("name: toy\n")
+    system = FactorFlow(Classifier(1, 8, 3, 4, n_down=2, width=4), vector_flow(4, 2, 8, 1), [1, 3])
+    system.names = ("digit", "residual")
+    run, x = Trained(Run(tmp_path), system.eval(), {}, 1), images()
+    assert run.encode(x).shape == (3, 4) and system.images(Pairs(x, x, torch.zeros(3, 2, dtype=torch.bool))) == {}
+    for ask in (
+        lambda: run.swap(x, x, "digit"),
+        lambda: run.swap_grid(x, x, "digit"),
+        lambda: run.decode(run.encode(x)),
+        lambda: run.sample(2),
+        lambda: run.interpolate(x, x, "digit"),
+    ):
+        with pytest.raises(ValueError, match=r"no images can be made: the first stage, a Classifier, has no decode"):
+            ask()
