@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import importlib.util
 import lzma
+import multiprocessing
 import re
 import shutil
 import subprocess
@@ -208,6 +209,53 @@ def test_workers_change_nothing():
     alone, helped = (Loader(data, 200, seed=5, shuffle=True, workers=n) for n in (0, 2))
     batches = list(zip(alone.epoch(1, start=46), helped.epoch(1, start=46), strict=True))
     assert len(batches) == 4 and all(type(b) is Pairs and alike(a, b) for a, b in batches)
+
+
+class Spoilt(Numbers):
+    """One item cannot be read."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __getitem__(self, indices: list[int]) -> Images:
+        if 25 in indices:
+            raise self.error
+        return super().__getitem__(indices)
+
+
+@pytest.mark.parametrize("error", [ValueError("25.png: truncated"), FileNotFoundError("25.png: gone")])
+def test_errors_of_workers_are_those_of_the_data(error):
+    for workers in (0, 2):
+        batches = Loader(Spoilt(error), 10, workers=workers).epoch(0)
+        assert len(next(batches).image) == 10 and len(next(batches).image) == 10
+        with pytest.raises((ValueError, OSError)) as caught:
+            next(batches)
+        assert str(caught.value) == str(error)
+        assert multiprocessing.active_children() == []  # though the error still holds on to the loop
+
+
+def test_workers_end_with_the_loop():
+    batches = Loader(Numbers(), 10, workers=2).epoch(0)
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    assert multiprocessing.active_children() == []
+    assert len(list(Loader(Numbers(), 10, workers=2))) == 11
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_workers_end_with_the_program():
+    """Nobody closes the loop: what holds it is a circle, as an error and the frame that it was caught in are."""
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); from test_data import Loader, Numbers\n"
+        "batches = Loader(Numbers(), 10, workers=2).epoch(0); circle = [batches, next(batches)]\n"
+        "circle.append(circle)\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=SCRIPT.parent.parent, capture_output=True, text=True, timeout=120
+    )
+    assert found.returncode == 0 and found.stderr == ""
 
 
 def test_no_labels_pass_through_workers():

@@ -24,6 +24,7 @@ resumed run sees what an uninterrupted one would have seen. `Draws` is that func
 
 from __future__ import annotations
 
+import atexit
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -245,17 +246,52 @@ class Loader:
             yield from (self.data[visit] for visit in visits)
             return
         # batch_size=None: the data set answers whole batches, the loader only fetches them ahead.
-        yield from torch.utils.data.DataLoader(
-            self.data,  # type: ignore[arg-type]
-            batch_size=None,
-            sampler=visits,
-            num_workers=self.workers,
-            worker_init_fn=_ignore_interrupts,
-            generator=torch.Generator(),  # its own, so that drawing the workers' seeds touches no other stream
+        batches = iter(
+            torch.utils.data.DataLoader(
+                _Answers(self.data),  # type: ignore[arg-type]
+                batch_size=None,
+                sampler=visits,
+                num_workers=self.workers,
+                worker_init_fn=_ignore_interrupts,
+                generator=torch.Generator(),  # its own, so that drawing the workers' seeds touches no other stream
+            )
         )
+        # Workers obey no signal, so they have to be told to stop, and be it when the program ends: it would wait for
+        # them for ever. After an error that may be the first chance, since its traceback holds on to this loop.
+        stop = batches._shutdown_workers  # type: ignore[attr-defined]
+        atexit.register(stop)
+        try:
+            for batch in batches:
+                if isinstance(batch, _Failed):
+                    raise batch.kind(batch.message)
+                yield batch
+        finally:
+            atexit.unregister(stop)
+            stop()
 
     def __iter__(self) -> Iterator[Any]:
         return self.epoch(0)
+
+
+class _Failed:
+    """What a worker answers instead of a batch; an exception would arrive with the worker's traceback in its words."""
+
+    def __init__(self, kind: type[Exception], message: str) -> None:
+        self.kind = kind
+        self.message = message
+
+
+class _Answers:
+    """A data set as workers ask it."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
+
+    def __getitem__(self, visit: Sequence[int]) -> Batch | _Failed:
+        try:
+            return self.data[visit]
+        except (ValueError, OSError) as error:  # a data set's own words
+            return _Failed(ValueError if isinstance(error, ValueError) else OSError, str(error))
 
 
 def _ignore_interrupts(_: int) -> None:
