@@ -292,7 +292,10 @@ def name_factors(system: System, data: Any) -> None:
     if not names or factors is None:
         return
     if len(names) != len(factors):
-        raise ValueError(f"factors: {len(factors)} sizes, but the data have {len(names)} factors: {', '.join(names)}")
+        raise ValueError(
+            f"factors: {len(factors)} sizes, but the data have {len(names)} factors: {', '.join(names)} "
+            "(system.params.factors)"
+        )
     system.names = tuple(names)  # type: ignore[assignment]
 
 

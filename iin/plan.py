@@ -199,9 +199,11 @@ def plan_resume(
         with_weights(made.tree, *made.checkpoint)
     if made.checkpoint and made.step >= made.steps:
         # The record would speak of settings that nothing was trained with.
+        steps = made.settings.steps
+        further = f"train.steps=... (now {steps}; null for all epochs)" if steps is not None else "train.epochs=..."
         mistakes = [
             f"{key}: the run is finished (step {made.step} of {made.steps}), so this would change its record only; "
-            "train on with train.steps=... or train.epochs=..., or start a new run"
+            f"train on with {further}, or start a new run"
             for key in made.changes
             if _section(key) in ("seed", "system", "data", "train")
         ]

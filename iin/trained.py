@@ -71,6 +71,7 @@ class Trained:
             ValueError: the system has no factors, or not this one.
         """
         named = [factors] if isinstance(factors, int | str) else list(factors)
+        _alike(images, others)
         return self._ask("swap")(self._moved(images), self._moved(others), [self._index(one) for one in named])
 
     @torch.no_grad()
@@ -113,6 +114,7 @@ class Trained:
         """
         if steps < 2:
             raise ValueError(f"steps: expected at least 2, both ends, found {steps}")
+        _alike(images, others)
         start, end = self.encode(images), self.encode(others)
         if factor is not None:
             end = self._ask("exchange")(start, end, [self._index(factor)])
@@ -145,3 +147,11 @@ class Trained:
 
     def _moved(self, values: Tensor) -> Tensor:
         return values.to(next(self.system.parameters()).device)
+
+
+def _alike(images: Tensor, others: Tensor) -> None:
+    """Raise ValueError unless there is another image for each."""
+    if images.shape != others.shape:
+        raise ValueError(
+            f"expected as many other images, of the same size: {list(images.shape)}, found {list(others.shape)}"
+        )

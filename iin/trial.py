@@ -7,6 +7,7 @@ is trained.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,32 +87,50 @@ def attempt(tree: Mapping[str, Any], settings: Training, *, rehearse: bool = Fal
     tree = provisional(tree, sets["train"])
     # A batch of one is taken in earnest, memory and all: some layers need two values to start from, and say so then.
     alone = settings.batch_size == 1
-    device = torch.device("cpu" if alone else "meta")
-    try:
-        with device:
-            system = skeleton(tree).train(alone)
-            for data in sets.values():
-                name_factors(system, data)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ConfigError([f"system: {_one_line(error)}"]) from error
+    system = _build(tree, sets, "cpu" if alone else "meta")
     _compare_factors(sets)
     trial.parameters = _count(system)
+    real = system if alone else None
     for split, data in sets.items():
         try:
             batch = fetch(data, list(range(1 if alone else min(4, counts[split]))))
         except (ValueError, OSError) as error:
             raise ConfigError([f"data.{split}: {_one_line(error)}"]) from error
-        batch = type(batch)(*(v.to(device) if isinstance(v, torch.Tensor) else v for v in batch))
         try:
-            for _ in system.objectives(batch, 0):
-                pass
-        except (ValueError, AttributeError) as error:
+            if real is None:
+                try:
+                    _go_through(system, batch, "meta")
+                    continue
+                except RuntimeError as error:
+                    # Sizes do not fit, or an operation needs values, as in somebody's network it may: in earnest, then.
+                    log.debug("could not try the system out on data.%s without memory: %s", split, error)
+                    real = _build(tree, sets, "cpu")
+            _go_through(real, batch, "cpu")
+        except (ValueError, AttributeError, RuntimeError) as error:
             raise ConfigError([f"data.{split} does not fit system: {_one_line(error)}"]) from error
-        except RuntimeError as error:
-            # An operation that needs values: somebody's network may have one. The first step will tell.
-            log.debug("could not try the system out on data.%s: %s", split, error)
     _try_metrics(tree.get("evaluate", {}), system, rehearse)
     return trial
+
+
+def _build(tree: Mapping[str, Any], sets: Mapping[str, Any], device: str) -> Any:
+    """The system, in training mode where it has memory."""
+    try:
+        with torch.device(device), warnings.catch_warnings():
+            # Somebody's network may load its weights: into no memory, here.
+            warnings.filterwarnings("ignore", message=".*copying from a non-meta parameter")
+            system = skeleton(tree).train(device == "cpu")
+            for data in sets.values():
+                name_factors(system, data)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError([f"system: {_one_line(error)}"]) from error
+    return system
+
+
+def _go_through(system: System, batch: Any, device: str) -> None:
+    """Take a batch through the system, without learning from it."""
+    moved = type(batch)(*(v.to(device) if isinstance(v, torch.Tensor) else v for v in batch))
+    for _ in system.objectives(moved, 0):
+        pass
 
 
 def _look(split: str, data: Any, count: int) -> None:

@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--size", type=_count, metavar="N", help="cut squares from pictures, and resize them to N pixels"
     )
+    parser.add_argument(
+        "--on-error", choices=("raise", "skip"), default="raise", help="pictures that cannot be used (default: raise)"
+    )
     parser.add_argument("--images", type=_count, metavar="N", help="look at the first N images only")
     parser.add_argument("--extractor", choices=("digits", "inception"), help="default: the configuration's; inception")
     parser.add_argument("--weights", metavar="FILE", help="of Inception; by default looked for in the caches")
@@ -71,7 +74,7 @@ def write(arguments: argparse.Namespace) -> None:
     if arguments.base is not None:
         tree, device, batches, count, source = _of_configuration(arguments)
     else:
-        batches, count, source = _of_pictures(arguments.pictures, arguments.size, device)
+        batches, count, source = _of_pictures(arguments.pictures, arguments.size, arguments.on_error, device)
     # As the configuration has it, but for what is asked for; it cannot be compared with a file while that is written.
     node = _distance(tree)
     changes = {name: getattr(arguments, name) for name in ("extractor", "weights", "download")}
@@ -106,7 +109,7 @@ def _of_configuration(arguments: argparse.Namespace) -> tuple[dict[str, Any], An
     return tree, device_of(settings), batches, length(data), f"{tree['name']}, data.{arguments.split}: {source(data)}"
 
 
-def _of_pictures(folder: Path, size: int | None, device: Any) -> tuple[Iterable[Any], int, str]:
+def _of_pictures(folder: Path, size: int | None, on_error: Any, device: Any) -> tuple[Iterable[Any], int, str]:
     """Batches of a folder's pictures, their number of images, and what they are."""
     from PIL import Image
 
@@ -125,7 +128,7 @@ def _of_pictures(folder: Path, size: int | None, device: Any) -> tuple[Iterable[
             more = f" and {len(sizes) - 3} more" if len(sizes) > 3 else ""
             raise ValueError(f"{folder}: pictures of {found}{more} pixels; say with --size N which squares to make")
         size = min(sizes, default=(1, 1))[0]
-    data = ImageFolder(folder, size, split="all", dequantise=False)
+    data = ImageFolder(folder, size, split="all", dequantise=False, on_error=on_error)
     return TestSet(Loader(data, 250), device, fingerprint=data.fingerprint), len(data), str(folder)
 
 

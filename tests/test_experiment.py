@@ -396,6 +396,33 @@ def test_a_system_that_needs_values_to_be_tried_out_is_let_pass(bare: Path) -> N
     assert train("-b", tiny.write(bare / "needy.yaml", tree)) == 0
 
 
+def test_a_network_of_ones_own_that_does_not_fit_the_data_is_found_out_before(bare: Path, errors: Errors) -> None:
+    tree = tiny.flow({"config": "ae.yaml"})
+    tree["system"]["params"]["first_stage"] = tiny.node("tiny.Narrow")
+    tiny.write(bare / "flow.yaml", tree)
+    assert train("-b", "flow.yaml", "--dry-run") == 2
+    line = errors()
+    assert line.startswith("error: data.train does not fit system: ") and line.count("\n") == 1
+
+
+def test_weights_that_a_network_loads_itself_are_tried_out_in_silence(bare: Path, errors: Errors) -> None:
+    tree = tiny.flow({"config": "ae.yaml"})
+    tree["system"]["params"]["first_stage"] = tiny.node("tiny.Narrow")
+    for split in ("train", "test"):
+        tree["data"][split]["params"]["size"] = 4
+    tiny.write(bare / "flow.yaml", tree)
+    assert train("-b", "flow.yaml", "--dry-run") == 0
+    assert errors() == ""
+
+
+def test_an_autoencoder_is_no_flow(bare: Path, errors: Errors) -> None:
+    tree = tiny.flow({"config": "ae.yaml"})
+    tree["system"]["params"]["flow"] = {"target": "tiny.Blind"}
+    tiny.write(bare / "flow.yaml", tree)
+    assert train("-b", "flow.yaml", "--dry-run") == 2
+    assert "flow" in (line := errors()) and line.count("\n") == 1
+
+
 def test_paths_resolve_beside_the_file_that_names_them(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A configuration in a folder names its neighbours, wherever the command is started."""
     inside = bare / "inside"
@@ -450,7 +477,8 @@ def test_factors_may_be_called_anything(here: Path, capsys: pytest.CaptureFixtur
         names = {path.stem.removesuffix("_step-00000006") for path in files}
         assert len(names) == 9 and {"swap_left-right-which-", "line_left-right-which-"} < names
     page = (run.folder / "report.html").read_text()
-    assert "Swap: left/right: which?" in page and "Each cell shows left/right: which? of the image at the left" in page
+    assert "Swap: left/right: which?" in page
+    assert "Each cell takes its left/right: which? from the image at the left" in page
     assert page.index("Swap: left/right") < page.index("Swap: residual") < page.index("Interpolation: left/right")
     assert "Units for left/right: which?" in page
 

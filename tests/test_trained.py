@@ -91,6 +91,13 @@ def test_a_system_without_codes_says_so(tmp_path: Path, run: Trained) -> None:
     assert judge.factors == () and repr(judge).startswith("Trained(") and "\n" not in repr(judge)
 
 
+def test_a_swap_needs_another_image_for_each(run: Trained) -> None:
+    with pytest.raises(ValueError, match=r"of the same size: \[3, 1, 8, 8\], found \[2, 1, 8, 8\]"):
+        run.swap(images(), images()[:2], 0)
+    with pytest.raises(ValueError, match="as many other images"):
+        run.interpolate(images(), images()[:2])
+
+
 def test_a_flow_over_a_classifier_encodes_and_says_that_it_makes_no_images(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: toy\n")
     system = FactorFlow(Classifier(1, 8, 3, 4, n_down=2, width=4), vector_flow(4, 2, 8, 1), [1, 3])

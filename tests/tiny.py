@@ -163,6 +163,21 @@ class Needy(nn.Module):
         return Gaussian(code, code.new_zeros(code.shape))
 
 
+class Narrow(nn.Module):
+    """A first stage for images of 4x4 only, with weights that it loads itself."""
+
+    dim = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 4)
+        self.load_state_dict({"layer.weight": torch.ones(4, 16), "layer.bias": torch.zeros(4)})
+
+    def encode(self, image: Tensor) -> Gaussian:
+        code = self.layer(image.flatten(1))
+        return Gaussian(code, torch.zeros_like(code))
+
+
 class Blind(nn.Module):
     """A first stage that sees the same in all images."""
 

@@ -15,7 +15,7 @@ EPILOG = """
 examples:
   iin-eval -p logs/<run>/config.yaml                  all figures of the newest checkpoint
   iin-eval -p logs/<run> -c 468 evaluate=dims,swaps   two of them, of another checkpoint
-  iin-eval -p logs/<run> evaluate=dims --write F.yaml factor sizes, as an overlay: iin-train -b cmnist_diin F.yaml
+  iin-eval -p logs/<run> evaluate=dims --write F.yaml factor sizes, as an overlay: iin-train -b FLOW.yaml F.yaml
 """
 
 

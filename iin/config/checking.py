@@ -159,7 +159,8 @@ class _Checker:
                 self.report(("evaluate", name), "names of entries are made of letters, digits, _ and -")
             elif source is not None and source.file is None and not is_node(node):
                 others = [other for other in value if other != name]
-                self.report(("evaluate", name), f"no such entry; {nearest(name, others)}")
+                known = nearest(name, others) if others else "give it a target and params to add it"
+                self.report(("evaluate", name), f"no such entry; {known}")
             else:
                 self.node(("evaluate", name), node)
 

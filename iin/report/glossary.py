@@ -93,12 +93,12 @@ _FIGURES = {
     r"accuracy": Figure("Accuracy", "Share of the test images whose class is named right.", percent=True),
     r"fid/(\w+)": Figure(
         "FID of {0}",
-        "Fréchet distance between {0} and test images in features of the Inception network. Lower is better.",
+        "Fréchet distance between {0} and real images in features of the Inception network. Lower is better.",
         group="FID",
     ),
     r"fd_(\w+?)/(\w+)": Figure(
         "Fréchet distance of {1}",
-        "Distance between {1} and test images in features of the small network “{0}”; not to be compared with an FID. "
+        "Distance between {1} and real images in features of the small network “{0}”; not to be compared with an FID. "
         "Lower is better.",
         group="Fréchet distance ({0})",
     ),
@@ -109,7 +109,7 @@ _FIGURES = {
     ),
     r"kid/(\w+)": Figure(
         "KID of {0}",
-        "Kernel distance between {0} and test images in features of the Inception network. Unlike an FID it is not too "
+        "Kernel distance between {0} and real images in features of the Inception network. Unlike an FID it is not too "
         "large for few images, and about 0 (or just below) for images that cannot be told apart. Lower is better.",
         group="KID",
     ),
@@ -120,8 +120,8 @@ _FIGURES = {
     ),
     r"kid_(\w+?)/(\w+)": Figure(
         "Kernel distance of {1}",
-        "Distance between {1} and test images in features of the small network “{0}”, as KID computes it; not to be "
-        "compared with a KID. It is not too large for few images. Lower is better.",
+        "Distance between {1} and real images in features of the small network “{0}”, as KID computes it; not to be "
+        "compared with a KID. Unlike a Fréchet distance it does not grow when there are few images. Lower is better.",
         group="Kernel distance ({0})",
     ),
     r"reconstruction/mse": Figure(

@@ -112,7 +112,8 @@ def gather(folder: Path) -> Results:
         unseen = {"step", "weights", "test_set", "entries"}  # for programs
         figures = {name: v for name, v in content.items() if name not in beside and _is_number(v)}
         if figures:
-            evaluations.setdefault(int(match[1]), {}).update(figures)
+            # In the place of the record's line: it knows which figures were measured anew, and with what.
+            evaluations[int(match[1])] = figures
             results.facts = {k: str(v) for k, v in content.items() if k not in figures.keys() | unseen}
     results.training.sort(key=lambda line: line["step"])
     results.evaluations = dict(sorted(evaluations.items()))

@@ -46,6 +46,8 @@ class LatentFlow(System):
                 f"first_stage: {type(first_stage).__name__} has no encode(image); "
                 "expected an autoencoder, a classifier or another network that has it"
             )
+        if not callable(getattr(flow, "inverse", None)):
+            raise ValueError(f"flow: {type(flow).__name__} has no inverse(z); expected a flow")
         self.first_stage = first_stage.requires_grad_(False)
         self.flow = flow.requires_grad_(True)  # trained, wherever its weights come from
         self.dim = _dim(flow)

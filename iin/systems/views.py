@@ -82,7 +82,9 @@ def swap(name: str, grid: Tensor) -> Picture:
         grid: ``[R + 1, N + 1, C, H, W]``, the given images in the first row and the first column.
     """
     what = _known(name)
-    caption = f"Each cell shows {what} of the image at the left of its row in the image at the top of its column."
+    caption = (
+        f"Each cell takes its {what} from the image at the left of its row, all else from that on top of its column."
+    )
     return Picture(grid, f"Swap: {_spoken(name)}", caption, rows=(1,), columns=(1,))
 
 
@@ -99,7 +101,7 @@ def line(start: Tensor, steps: Tensor, end: Tensor, name: str | None = None) -> 
         title, way = "Interpolation", "the image at the left becomes the one at the right"
     else:
         title = f"Interpolation: {_spoken(name)}"
-        way = f"the image at the left takes on {_known(name)} of the one at the right, and nothing else of it"
+        way = f"the image at the left takes on the {_known(name)} of the one at the right, and nothing else of it"
     images = torch.cat([start[:, None], steps, end[:, None]], dim=1)  # [R, N + 2, C, H, W]
     return Picture(images, title, f"In equal steps {way}.", columns=(1, 1 + steps.shape[1]))
 
