@@ -96,7 +96,8 @@ def test_every_factor_has_its_pictures() -> None:
     assert [name for name in found if name.startswith("line_")] == [f"line_{name}" for name in names]
     assert found["swap_concept_1"].title == "Swap: concept 1"
     assert found["swap_concept_1"].caption == (
-        "Each cell takes its concept 1 from the image at the left of its row, all else from that on top of its column."
+        "Each cell takes its concept 1 from the image at the left of its row, and all else from the one at the top of "
+        "its column."
     )
     assert "no pair shares" in found["swap_residual"].caption and "no pair shares" in found["line_residual"].caption
 

@@ -83,7 +83,8 @@ def swap(name: str, grid: Tensor) -> Picture:
     """
     what = _known(name)
     caption = (
-        f"Each cell takes its {what} from the image at the left of its row, all else from that on top of its column."
+        f"Each cell takes its {what} from the image at the left of its row, and all else from the one at the top of "
+        "its column."
     )
     return Picture(grid, f"Swap: {_spoken(name)}", caption, rows=(1,), columns=(1,))
 
