@@ -338,6 +338,24 @@ def test_dry_run_of_a_finished_first_stage_names_its_folder(here: Path, capsys: 
     assert f"  system.params.first_stage: {stages()[0]}\n" in capsys.readouterr().out
 
 
+def test_a_checkpoint_from_elsewhere_takes_the_place_of_the_runs_own(here: Path, errors: Errors) -> None:
+    """Of that very step too: what was measured there is not of these weights."""
+    run = Run(flows()[0])
+    before = figures(run, 6)
+    content = read_checkpoint(run.checkpoint(6))
+    for name, value in content["system"].items():
+        if name.startswith("flow.") and value.is_floating_point():
+            value += 0.125
+    torch.save(content, "other.ckpt")
+    assert train("-r", run.folder, "-c", "other.ckpt") == 0
+    assert "Set aside, as *.old: step-00000012.ckpt, step-00000006.ckpt" in errors()
+    after = figures(run, 6)
+    assert after["weights"] != before["weights"] and after["nll/nats"] != before["nll/nats"]
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    (tested,) = [line for line in lines if line["split"] == "test" and line["step"] == 6]
+    assert tested["nll/nats"] == after["nll/nats"]
+
+
 def test_dry_run_of_resuming_names_the_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train("-r", flows()[0], "train.epochs=4", "--dry-run") == 0
     out = capsys.readouterr().out
