@@ -22,6 +22,8 @@ from original import flow_state
 from torch import Tensor, nn
 
 from iin import compat, systems
+from iin.compat import reading
+from iin.compat.loading import network_of
 from iin.models import Autoencoder, Classifier
 
 RECIPE = {"a": 7, "b": 13, "c": 31, "m": 1009, "amp": 0.05, "gain": 2.5}
@@ -213,7 +215,7 @@ def test_published_layouts_load_whole(name: str) -> None:
     for key in state:
         if key.endswith("shuffle_idx"):
             state[key] = torch.arange(len(state[key]))
-    mine = compat._load_state(state)
+    mine = network_of(state)
     assert sum(p.numel() for p in mine.parameters()) == entry["n_params_model"]
     if isinstance(mine, Autoencoder | Classifier):
         config = entry["config"]["Model"]
@@ -271,9 +273,9 @@ def test_learning_rates_of_numpy_are_numbers(tmp_path: Path, kind: Any, naming: 
 
 
 def test_numbers_of_the_other_byte_order() -> None:
-    kind = compat._Kind("f8", False, True)
+    kind = reading._Kind("f8", False, True)
     kind.__setstate__((3, ">", None, None, None, -1, -1, 0))
-    assert compat._number(kind, np.array(0.1, dtype=">f8").tobytes()) == 0.1
+    assert reading._number(kind, np.array(0.1, dtype=">f8").tobytes()) == 0.1
 
 
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "torch 1.4"])

@@ -1,0 +1,36 @@
+"""Weights published by the original projects, as ours.
+
+::
+
+    model = iin.compat.load("logs/2020-02-24T12-33-54_mnist_ae/train/checkpoints/model-120000.ckpt")
+    model.encode(image).mean, model.decode(x)
+
+A checkpoint of the original is ``{"model", "loss", "optimizer"}``; what is in it is told by its keys. It is read
+without running any code that it might bring along. Nothing is guessed: a key that is left over or missing, or a tensor
+of another shape, is an error that lists it.
+
+References:
+    CompVis/iin, the code of A Disentangling Invertible Interpretation Network for Explaining Latent Representations
+    (Esser, Rombach and Ommer, 2020), arXiv:2004.13166
+"""
+
+from iin.compat.loading import architecture, load, system
+from iin.compat.networks import FactorChain, autoencoder, classifier, discriminator, factor_flow, flow
+from iin.compat.reading import is_original, read, step_of
+from iin.compat.state import CompatError
+
+__all__ = [
+    "CompatError",
+    "FactorChain",
+    "architecture",
+    "autoencoder",
+    "classifier",
+    "discriminator",
+    "factor_flow",
+    "flow",
+    "is_original",
+    "load",
+    "read",
+    "step_of",
+    "system",
+]

@@ -1,0 +1,98 @@
+"""From a file to the network in it, to a system around it, or to a configuration of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from iin import systems
+from iin.compat.networks import autoencoder, classifier, discriminator, factor_flow, flow
+from iin.compat.reading import named, read
+from iin.compat.state import CompatError, Source, listed
+from iin.flows import Chain
+from iin.models import Autoencoder, Classifier
+from iin.system import System
+
+__all__ = ["architecture", "load", "network_of", "system"]
+
+
+def load(path: str | Path, factors: Sequence[int] | int | None = None) -> nn.Module:
+    """The network of an original checkpoint: an autoencoder, a classifier or a flow, in eval mode.
+
+    Args:
+        path: the file, or a run's folder of the original, whose newest checkpoint counts.
+        factors: for a flow: dimensions or number of its factors; None for the plain flow.
+
+    Raises:
+        CompatError: not such a file, or one that asks for code to be run.
+    """
+    with named(path):
+        return network_of(read(path)["model"], factors)
+
+
+def network_of(state: Mapping[str, Tensor], factors: Sequence[int] | int | None = None) -> nn.Module:
+    """The network whose keys these are."""
+    if any(key.startswith("realnvp.") for key in state):
+        return flow(state) if factors is None else factor_flow(state, factors)
+    if not any(key.startswith(("feature_layers.", "dense_encode.")) for key in state):
+        raise CompatError(
+            "not a checkpoint of the original; its keys are those of none of its networks: " + listed([*state])
+        )
+    if factors is not None:
+        raise CompatError("factors are for flows, and this is none")
+    decodes = any(key.startswith(("dense_decode.", "decoder_layers.", "image_layer.")) for key in state)
+    return autoencoder(state) if decodes else classifier(state)
+
+
+def system(path: str | Path, **settings: Any) -> System:
+    """A first stage of the original with all that its checkpoint holds, as a system that can be trained further.
+
+    An autoencoder comes with the discriminator that it was trained against and its noise level: `systems.Autoencoder`.
+    How it was trained is not in the file: ``disc_start``, ``perceptual`` and the like are settings. Neither is the
+    state of the discriminator's optimiser. A classifier becomes a `systems.Classifier`, without settings.
+
+    Args:
+        path: the file, or a run's folder of the original, whose newest checkpoint counts.
+        settings: further arguments of `systems.Autoencoder`.
+
+    Returns:
+        The system, in training mode.
+
+    Raises:
+        CompatError: not such a file; keys that are missing or left over, those of the loss included.
+    """
+    with named(path):
+        content = read(path)
+        model, loss = network_of(content["model"]), content.get("loss") or {}
+        if isinstance(model, Classifier):
+            if settings or loss:
+                raise CompatError(f"a classifier has no {'settings' if settings else 'loss'}")
+            return systems.Classifier(model).train()
+        if not isinstance(model, Autoencoder):
+            raise CompatError(
+                "a flow is no system without a first stage: iin.systems.LatentFlow(first_stage, iin.compat.load(path))"
+            )
+        prefix = "discriminator."
+        source = Source({k: v for k, v in loss.items() if not k.startswith(prefix)}, "autoencoder's loss")
+        logvar = source.take("logvar", ())
+        source.check()
+        judge = discriminator({k.removeprefix(prefix): v for k, v in loss.items() if k.startswith(prefix)})
+        made = systems.Autoencoder(model, discriminator=judge, **settings)
+        made.logvar = nn.Parameter(logvar.clone())
+        return made.train()
+
+
+def architecture(path: str | Path) -> dict[str, Any]:
+    """Node of a configuration that builds the network of an original checkpoint, without its weights."""
+    model = load(path)
+    if isinstance(model, Chain):
+        coupling: Any = model[1]
+        sizes = {"dim": coupling.dim, "blocks": len(model) // 4, "hidden": coupling.hidden, "depth": coupling.depth}
+        return {"target": "iin.flows.vector_flow", "params": sizes}
+    params = {name: getattr(model, name) for name in ("channels", "size", "dim", "n_down", "width", "norm")}
+    if isinstance(model, Classifier):
+        params["classes"] = model.classes
+    return {"target": f"iin.models.{type(model).__name__}", "params": params}
