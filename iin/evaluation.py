@@ -157,7 +157,8 @@ def record(
     path = run.folder / "eval" / f"step-{step:08d}" / "metrics.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = {"step": step, "weights": _digest(system), **facts}
-    entries = {name: dict(found) for name, metric in evaluators.items() if (found := getattr(metric, "facts", None))}
+    facts_of = {name: getattr(metric, "facts", None) for name, metric in evaluators.items()}
+    entries = {name: dict(found) for name, found in facts_of.items() if isinstance(found, Mapping) and found}
     before = _read_json(path)
     kept: dict[str, Any] = {}
     if all(before.get(key) == value for key, value in facts.items()):
@@ -165,6 +166,12 @@ def record(
         beside = {key for known in old.values() for key in known}
         beside |= {figure for name in entries for figure in old.get(name, {}).get("figures", ())}
         kept = {key: value for key, value in before.items() if key not in facts.keys() | beside}
+        new = {figure for found in entries.values() for figure in found.get("figures", ())}
+        for name, known in list(old.items()):
+            if name not in entries and "figures" in known:  # of what another entry measured anew it says nothing now
+                known["figures"] = [figure for figure in known["figures"] if figure not in new]
+                if not known["figures"]:
+                    del old[name]
         entries = {**old, **entries}
     shown: dict[str, Any] = {}
     for key in dict.fromkeys(key for found in entries.values() for key in found if key != "figures"):

@@ -342,6 +342,9 @@ def evaluate_run(
     figures = evaluate(system, test, evaluators, seed=mix(seed, 1))
     record(run, trained.step, system, figures, _facts(tree, data), evaluators)
     found = look(system, test, trained.step, seed=mix(seed, 1))
-    pictures.write(run.folder / "eval" / f"step-{trained.step:08d}", found)
+    try:
+        pictures.write(run.folder / "eval" / f"step-{trained.step:08d}", found)
+    except Exception as error:  # as in training: figures are no worse for pictures that cannot be drawn
+        log.warning("pictures: left out, they cannot be written (%s)", " ".join(str(error).split()))
     report.write(run.folder)
     return figures

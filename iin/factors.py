@@ -122,8 +122,10 @@ def write_overlay(path: Path, figures: Mapping[str, float], origin: str) -> None
         raise ValueError("--write: no factor sizes were measured; an entry of evaluate must be iin.metrics.FactorDims")
     sizes = at_least_one(list(measured.values()))
     listed = ", ".join(f"{name} {size}" for name, size in zip(measured, sizes, strict=True))
+    # Names come from anywhere, a table's header perhaps: a comment is to stay one.
+    where = "".join(sign if sign.isprintable() else "?" for sign in f"{origin}: {listed}")
     text = (
-        f"{MARK} {origin}: {listed}\n"
+        f"{MARK} {where}\n"
         "# Merge it behind the configuration of a flow: iin-train -b FLOW.yaml THIS.yaml\n"
         f"system: {{params: {{factors: [{', '.join(map(str, sizes))}]}}}}\n"
     )

@@ -355,18 +355,21 @@ def locate(
     stage = FirstStage(path, checkpoint=place if named == "checkpoint" else None)
     if compat.is_original(place):
         # As with runs: what was trained there is what the file says itself.
-        params["checkpoint"] = str(place)
-        stage.checkpoint = place
         if named == "run":
             del params["run"]
         try:
-            params["config"] = original(place)
+            # That very file, so that one which comes later is not taken for it.
+            stage.checkpoint = compat.newest(place)
+            params["checkpoint"] = str(stage.checkpoint)
+            params["config"] = original(stage.checkpoint)
         except compat.CompatError as error:
             raise ConfigError([f"{path}.params.{named}: {error}"]) from error
         if not params["config"]["system"]["target"].startswith("iin.systems."):
             params.setdefault("part", "")  # a flow is no part of a system
     elif named == "checkpoint" and "config" in params:
         params["config"] = _plan(_inner_config(config, path, params["config"], quick), quick, allow).tree
+        if is_auto(params["config"]):
+            raise ConfigError([f"{path}.params.config: factors are auto, which a file does not tell; name the run"])
     else:
         # What was trained there is what the run says itself; a configuration beside it does not count.
         stage.run = _run_of(place) if named == "checkpoint" else Run(place)
@@ -397,6 +400,11 @@ def _run_of(checkpoint: Path) -> Run:
     try:
         return Run(checkpoint.parent.parent)
     except RunError as error:
+        try:
+            compat.read(checkpoint)
+        except compat.CompatError as other:
+            reason = str(other).removeprefix(f"{checkpoint}: ")
+            raise RunError(f"{checkpoint} lies in no run; give its config too (and it is {reason})") from error
         raise RunError(f"{checkpoint} lies in no run; give its config too") from error
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from iin.building import datasets, device_of, first_stages, metrics, name_factors, skeleton, source
+from iin.building import datasets, device_of, first_stages, is_auto, metrics, name_factors, skeleton, source
 from iin.config import ConfigError, Training
 from iin.data import sources
 from iin.data.base import fetch, length
-from iin.factors import provisional
+from iin.factors import KEY, provisional
 from iin.system import System
 
 __all__ = ["Trial", "attempt"]
@@ -84,10 +84,12 @@ def attempt(tree: Mapping[str, Any], settings: Training, *, rehearse: bool = Fal
     if count < settings.batch_size:
         raise ConfigError([f"train.batch_size: {settings.batch_size} is larger than the training set ({count} items)"])
     trial.steps_per_epoch = count // settings.batch_size
-    tree = provisional(tree, sets["train"])
+    auto, tree = is_auto(tree), provisional(tree, sets["train"])
     # A batch of one is taken in earnest, memory and all: some layers need two values to start from, and say so then.
     alone = settings.batch_size == 1
     system = _build(tree, sets, "cpu" if alone else "meta")
+    if auto and not (callable(getattr(system, "code", None)) and hasattr(system, "dim")):
+        raise ConfigError([f"{KEY}: auto needs a system with code(image) and dim, such as FactorFlow; give the sizes"])
     _compare_factors(sets)
     trial.parameters = _count(system)
     real = system if alone else None

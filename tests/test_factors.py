@@ -17,10 +17,12 @@ from runs import die, evaluate, killed, only, train
 import iin
 from iin import experiment
 from iin.config import Config, check
+from iin.data import Visit
 from iin.experiment import load
-from iin.factors import MARK, provisional, settle
+from iin.factors import MARK, provisional, settle, write_overlay
 from iin.metrics.dims import at_least_one, factor_dims, factor_scores
 from iin.run import Run
+from iin.seeds import mix
 from iin.systems.flow import FactorFlow, equal_parts
 
 Errors = Callable[[], str]
@@ -54,14 +56,16 @@ def sizes(run: Run) -> list[int]:
 # --- estimated before training --------------------------------------------------------------------------------------
 
 
-def test_auto_is_settled_from_the_training_pairs_and_kept_in_the_runs_configuration(here: Path) -> None:
+def test_auto_is_settled_from_the_training_pairs_and_kept_in_the_runs_configuration(
+    here: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert train("-b", "auto.yaml") == 0
     run = only(here / "logs", "*_toy_flow")
-    system: Any = load(run, allow=["tiny"]).system
-    data = tiny.SidePairs(24)
-    batch = data[list(range(24))]
+    system: Any = load(run, allow=["tiny"]).system  # whose first stage is the trained one
+    batch = tiny.SidePairs(24)[Visit(range(24), mix(0, 4))]
     scores = factor_scores(system.code(batch.image), system.code(batch.other), batch.shared)
     found = sizes(run)
+    assert f"side {found[0]} (score {scores[0]:.3f}), residual {found[1]} (score 1.000)" in caplog.text
     assert sum(found) == 4 and min(found) >= 1
     assert found == at_least_one(factor_dims(scores, 4))
     assert system.factors == tuple(found)
@@ -264,6 +268,37 @@ def test_an_evaluation_without_dimensions_has_nothing_to_write(here: Path, error
     assert train("-b", "ae.yaml") == 0
     assert evaluate("-p", only(here / "logs").folder, "evaluate=noise", "--write", "sizes.yaml") == 2
     assert "no factor sizes were measured" in errors() and not (here / "sizes.yaml").exists()
+
+
+def test_a_name_cannot_smuggle_settings_into_an_overlay(tmp_path: Path) -> None:
+    figures = {"dims/code/hat\ntrain: {steps: 0}\n#": 0.0, "dims/code/residual": 4.0}
+    write_overlay(tmp_path / "sizes.yaml", figures, "logs/a\nb")
+    found = yaml.safe_load((tmp_path / "sizes.yaml").read_text())
+    assert found == {"system": {"params": {"factors": [1, 3]}}}  # none without a dimension
+
+
+def test_an_overlay_never_replaces_a_file_of_somebodys_own(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("name: mine\n")
+    with pytest.raises(ValueError, match="was not written by --write"):
+        write_overlay(tmp_path / "own.yaml", {"dims/code/a": 2.0, "dims/code/b": 2.0}, "x")
+    assert (tmp_path / "own.yaml").read_text() == "name: mine\n"
+
+
+def test_a_changed_run_is_no_longer_found_as_the_configuration_that_was_asked_for(here: Path) -> None:
+    assert train("-b", "auto.yaml") == 0
+    run = only(here / "logs", "*_toy_flow")
+    asked = run.state["asked"]
+    assert Run.find(here / "logs", asked) is not None
+    assert train("-r", run.folder, "train.epochs=3", "train.lr=0.02") == 0
+    assert Run.find(here / "logs", asked) is None
+
+
+def test_a_system_that_tells_no_codes_cannot_have_auto(here: Path, errors: Errors) -> None:
+    tree = auto()
+    tree["system"] = tiny.node("tiny.Codeless", factors="auto")
+    tiny.write(here / "codeless.yaml", tree)
+    assert train("-b", "codeless.yaml", "--dry-run") == 2
+    assert "system.params.factors: auto needs a system with code(image) and dim" in errors()
 
 
 def test_settling_without_auto_changes_nothing() -> None:

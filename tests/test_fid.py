@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from iin import pictures
 from iin.data import MNIST, ImageFolder, Images
 from iin.metrics import FID, KernelDistance, Statistics, frechet_distance, kernel_distance
 from iin.metrics.kid import squared_mmd, subset_size
+from iin.metrics.statistics import Summary
 from iin.models import features
 from iin.models.features import Digits, Inception, levels, quantise
 
@@ -737,3 +739,22 @@ def test_too_few_images_to_compare(tmp_path: Path) -> None:
         FID(Pixels(), images=1, statistics=file)(Sampler(), Nothing())
     with pytest.warns(UserWarning, match="10 images for 16 features"):
         FID(Pixels(), images=10, statistics=file)(Sampler(), Nothing())
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"sigma": -np.eye(4)}, "sigma is no covariance"),
+        ({"features": np.zeros((1, 4), np.float32)}, "features of at least 2 images"),
+        ({"features": np.zeros((3, 4), np.float32), "images": np.int64(9)}, "features of 3 images, but mu and sigma"),
+    ],
+)
+def test_statistics_that_cannot_be_are_refused(tmp_path: Path, content: dict[str, Any], words: str) -> None:
+    np.savez(tmp_path / "odd.npz", **{"mu": np.zeros(4), "sigma": np.eye(4), **content})
+    with pytest.raises(ValueError, match=words):
+        Summary.load(tmp_path / "odd.npz")
+
+
+def test_a_distance_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        frechet_distance(np.full(2, 1e300), np.eye(2), np.zeros(2), np.eye(2))

@@ -109,6 +109,28 @@ def test_a_renamed_key_is_one_line_and_leaves_nothing(here: Path, errors: Errors
     assert not (here / "logs").exists()
 
 
+def test_the_very_file_is_kept_not_the_folder(here: Path) -> None:
+    tiny.write(here / "flow.yaml", tiny.flow({"checkpoint": "original"}))
+    assert train("-b", "flow.yaml", "train.steps=0") == 0
+    tree = yaml.safe_load((only(here / "logs").folder / "config.yaml").read_text())
+    assert tree["system"]["params"]["first_stage"]["params"]["checkpoint"] == str(here / checkpoint(100))
+
+
+def test_ones_own_checkpoint_may_be_called_as_the_originals_are(here: Path) -> None:
+    tiny.write(here / "ae.yaml", tiny.autoencoder())
+    assert train("-b", "ae.yaml", "--logs", "own") == 0
+    shutil.copy(only(here / "own").checkpoint(12), "model-6.ckpt")
+    assert train("-b", "flow.yaml", f"{STAGE}.checkpoint=model-6.ckpt", f"{STAGE}.config=ae.yaml", "--dry-run") == 0
+
+
+@pytest.mark.parametrize("name", ["model-3.ckpt", "weights.ckpt"])
+def test_a_damaged_file_is_told_as_such(here: Path, errors: Errors, name: str) -> None:
+    Path(name).write_bytes(b"")
+    assert train("-b", "flow.yaml", f"{STAGE}.checkpoint={name}") == 2
+    line = errors()
+    assert line.count("\n") == 1 and "damaged, not a checkpoint of the original, or one that would run code" in line
+
+
 def test_a_flow_is_no_first_stage(here: Path, errors: Errors) -> None:
     write(checkpoint(100), flow_state(4))
     assert train("-b", "flow.yaml") == 2

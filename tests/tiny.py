@@ -147,6 +147,14 @@ class Duel(System):
         return {"left": [self.left], "right": [self.right]}
 
 
+class Codeless(Duel):
+    """A system with factors, but without codes."""
+
+    def __init__(self, factors: Any = 2) -> None:
+        super().__init__()
+        self.factors = (1,) * factors
+
+
 class Needy(nn.Module):
     """A first stage that cannot be tried out without values."""
 

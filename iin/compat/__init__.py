@@ -16,7 +16,7 @@ References:
 
 from iin.compat.loading import architecture, load, system
 from iin.compat.networks import FactorChain, autoencoder, classifier, discriminator, factor_flow, flow
-from iin.compat.reading import is_original, read, step_of
+from iin.compat.reading import is_original, newest, read, step_of
 from iin.compat.state import CompatError
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "flow",
     "is_original",
     "load",
+    "newest",
     "read",
     "step_of",
     "system",

@@ -14,7 +14,11 @@ from torch import Tensor
 
 from iin.compat.state import CompatError, listed
 
-__all__ = ["is_original", "named", "read", "step_of"]
+__all__ = ["is_original", "named", "newest", "read", "step_of"]
+
+
+class _Ours(CompatError):
+    """A checkpoint of this package."""
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -23,7 +27,7 @@ def read(path: str | Path) -> dict[str, Any]:
     Raises:
         CompatError: not such a file, or one that asks for code to be run.
     """
-    path = _newest(Path(path))
+    path = newest(Path(path))
     try:
         file = path.open("rb")
     except OSError as error:
@@ -37,9 +41,7 @@ def read(path: str | Path) -> dict[str, Any]:
             f"{path}: damaged, not a checkpoint of the original, or one that would run code ({first})"
         ) from error
     if isinstance(content, dict) and {"format", "step", "system"} <= content.keys():
-        raise CompatError(
-            f"{path}: a checkpoint of iin itself, not of the original: iin.load(its run's folder) reads it"
-        )
+        raise _Ours(f"{path}: a checkpoint of iin itself, not of the original: iin.load(its run's folder) reads it")
     if not isinstance(content, dict) or not isinstance(content.get("model"), Mapping):
         raise CompatError(f"{path}: not a checkpoint of the original (expected model, loss, optimizer)")
     for entry in ("model", "loss"):
@@ -60,20 +62,25 @@ def named(path: str | Path) -> Iterator[None]:
 
 
 def is_original(path: str | Path) -> bool:
-    """Whether a file or a run's folder is one of the original's, sound or not: by its name, or by what is in it."""
+    """Whether a file or a run's folder is one of the original's: by what is in it, or, if damaged, by its name."""
     path = Path(path)
-    if path.is_dir() or _STEP.fullmatch(path.name):
-        return not path.is_dir() or (path / "train" / "checkpoints").is_dir()
+    if path.is_dir():
+        return (
+            any(folder.is_dir() for folder in (path / "train" / "checkpoints", path / "checkpoints"))
+            and not (path / "config.yaml").is_file()
+        )
     try:
         read(path)
-    except CompatError:
+    except _Ours:
         return False
+    except CompatError:
+        return _STEP.fullmatch(path.name) is not None
     return True
 
 
 def step_of(path: str | Path) -> int:
     """The step of a checkpoint, or of the newest in a folder, by its name; 0 where that does not tell."""
-    match = _STEP.fullmatch(_newest(Path(path)).name)
+    match = _STEP.fullmatch(newest(Path(path)).name)
     return int(match[1]) if match else 0
 
 
@@ -81,7 +88,7 @@ _STEP = re.compile(r"model-(\d+)\.ckpt")
 """Names of the original's checkpoints, which alone tell the step."""
 
 
-def _newest(path: Path) -> Path:
+def newest(path: Path) -> Path:
     """The checkpoint of the highest step, if the path is a run's folder of the original."""
     if not path.is_dir():
         return path

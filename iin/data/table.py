@@ -97,7 +97,7 @@ class Table:
         self.decimal_comma = delimiter != ","
         if not rows:
             return [""], []
-        header = [cell.strip() for cell in rows[0][1]]
+        header = [" ".join(cell.split()) for cell in rows[0][1]]
         for line, row in rows[1:]:
             while len(row) > len(header) and not row[-1].strip():
                 row.pop()  # a delimiter at the end of the line

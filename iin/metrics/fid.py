@@ -68,6 +68,8 @@ def frechet_distance(mean_a: Any, cov_a: Any, mean_b: Any, cov_b: Any) -> float:
     product = root @ sigma_b @ root
     cross = torch.linalg.eigvalsh((product + product.T) / 2).clamp_min(0).sqrt().sum()
     distance = (mu_a - mu_b).square().sum() + sigma_a.trace() + sigma_b.trace() - 2 * cross
+    if not distance.isfinite():
+        raise ValueError("the distance is not finite: means or covariances are too large")
     return max(distance.item(), 0.0)
 
 
@@ -104,7 +106,7 @@ class FID:
     def __init__(
         self,
         extractor: Literal["digits", "inception"] | Callable[[Tensor], Tensor] = "digits",
-        images: Count = 10000,
+        images: Annotated[int, Ge(2)] = 10000,
         statistics: str | Path | None = None,
         kid_subsets: NonNegativeInt = 100,
         kid_subset_size: Annotated[int, Ge(2)] = 1000,

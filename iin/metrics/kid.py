@@ -59,8 +59,9 @@ def _total(a: Tensor, b: Tensor) -> float:
 
 
 def subset_size(count: int, size: int = 1000) -> int:
-    """Images a subset: ``size``, but at most half of what there is. Subsets of all images would be the same ones time
-    and again, and their deviation 0 however few there are.
+    """Images a subset: ``size``, but at most half of what there is, and at least the 2 that are needed.
+
+    Subsets of all images would be the same ones time and again, and their deviation 0.
     """
     return min(size, max(2, count // 2))
 

@@ -84,7 +84,7 @@ class Summary(NamedTuple):
             torch.from_numpy(known["mu"].astype(np.float64)),
             torch.from_numpy(known["sigma"].astype(np.float64)),
             images=int(known["images"]) if "images" in known else None,
-            features=None if features is None else torch.from_numpy(features),
+            features=None if features is None else torch.from_numpy(features.astype(np.float32)),
             **{name: str(known[name]) for name in _WORDS if name in known},
         )
 
@@ -109,9 +109,17 @@ def _complaint(known: dict[str, np.ndarray]) -> str | None:
             return f"{name} holds NaN or infinity"
     if not np.allclose(known["sigma"], known["sigma"].T, rtol=1e-3, atol=1e-6 * np.abs(known["sigma"]).max()):
         return "sigma is not symmetric"
+    spread = np.linalg.eigvalsh(known["sigma"].astype(np.float64))
+    if spread[0] < -1e-4 * abs(spread[-1]):
+        return f"sigma is no covariance: its smallest eigenvalue is {spread[0]:.3g}, the largest {spread[-1]:.3g}"
     images = known.get("images")
     if images is not None and not (images.shape == () and images.dtype.kind in "iu" and images >= 2):
         return f"expected images to be a number >= 2, found {images}"
+    features = known.get("features")
+    if features is not None and len(features) < 2:
+        return f"expected features of at least 2 images, found {len(features)}"
+    if features is not None and images is not None and len(features) != images:
+        return f"features of {len(features)} images, but mu and sigma are of {images}"
     return None
 
 

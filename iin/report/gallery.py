@@ -65,9 +65,8 @@ def figure(path: Path, kind: str = "") -> str:
             mime, content = _lighter(image, content)
     except Exception:  # whatever damaged bytes make of the reader
         return ""
-    name, _, step = path.stem.rpartition("_step-")
-    if not name:
-        name, step = path.stem, path.parent.name.rpartition("-")[2]
+    label = path.stem if path.parent.name == "images" else f"{path.stem}_{path.parent.name}"
+    name, _, step = label.rpartition("_step-")
     title = escape(title or name.replace("_", " ").replace("-", " ").capitalize())
     number = f"{int(step):,}"
     return (
