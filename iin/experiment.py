@@ -37,10 +37,11 @@ from iin.config import Training
 from iin.data import Loader
 from iin.evaluation import evaluate, look, record
 from iin.factors import adopt, settle
+from iin.files import write_atomically
 from iin.interrupt import Interrupt, Interrupted
 from iin.logs import LogError, open_sinks
 from iin.plan import FirstStage, Plan, plan, plan_resume
-from iin.run import Run, RunError, step_of, write_atomically, write_json
+from iin.run import Run, RunError, step_of, write_json
 from iin.seeds import mix
 from iin.system import System
 from iin.train import fit, make_optimizers, restore

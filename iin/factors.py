@@ -19,8 +19,9 @@ from iin import config as configuration
 from iin.building import datasets, device_of, fresh, is_auto, name_factors, with_factors
 from iin.config import ConfigError, Training
 from iin.data import Visit
+from iin.files import write_atomically
 from iin.metrics.dims import at_least_one, factor_dims, factor_scores, pair_codes
-from iin.run import Run, write_atomically
+from iin.run import Run
 from iin.seeds import mix
 
 __all__ = ["adopt", "check_overlay", "provisional", "settle", "write_overlay"]

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from iin import pictures, report
+from iin.files import write_atomically
 from iin.record import LogError, cut, encode, read, whole_lines
-from iin.run import write_atomically
 from iin.system import Picture
 
 __all__ = [

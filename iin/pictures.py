@@ -7,11 +7,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from iin.files import write_atomically
 from iin.system import Picture
 
 __all__ = ["draw", "grid", "levels", "save", "stems", "write"]
@@ -151,17 +149,8 @@ def save(picture: Image.Image | Picture | Tensor, path: str | Path) -> None:
     for key in ("Title", "Description"):
         if text := drawn.info.get(key):
             texts.add_text(key, text)
-    path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            drawn.save(file, format="PNG", pnginfo=texts)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
+    with write_atomically(Path(path)) as file:
+        drawn.save(file, format="PNG", pnginfo=texts)
 
 
 def write(folder: Path, found: Mapping[str, Picture], step: int | None = None) -> list[Path]:

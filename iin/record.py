@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from iin.run import write_atomically
+from iin.files import write_atomically
 
 __all__ = ["RESERVED", "LogError", "cut", "encode", "plain", "read", "whole_lines"]
 

@@ -33,7 +33,7 @@ from torch import Tensor
 from iin import config as configuration
 from iin.files import write_atomically
 
-__all__ = ["Run", "RunError", "write_atomically"]
+__all__ = ["Run", "RunError"]
 
 FORMAT = 1
 """Version of the checkpoint's layout."""

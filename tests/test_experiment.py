@@ -481,6 +481,26 @@ def test_evaluation_gives_the_figures_of_training_to_the_bit(here: Path, capsys:
             assert path.read_bytes() == (run.folder / "images" / f"{name}_step-{step:08d}.png").read_bytes()
 
 
+def test_a_factor_may_be_called_as_a_step_is(here: Path) -> None:
+    tree = tiny.flow({"config": "ae.yaml"})
+    for split in ("train", "test"):
+        tree["data"][split]["target"] = "tiny.Stepped"
+    assert train("-b", tiny.write(here / "odd.yaml", tree), "train.steps=6") == 0
+    run = Run(flows()[-1])
+    assert evaluate("-p", run.folder) == 0
+    assert "Swap: a step-b" in (run.folder / "report.html").read_text()
+
+
+def test_pictures_that_cannot_be_drawn_cost_no_figures(here: Path, errors: Errors) -> None:
+    tree = tiny.autoencoder()
+    tree["system"]["target"] = "tiny.Undrawn"
+    assert train("-b", tiny.write(here / "undrawn.yaml", tree), "train.steps=6", "--logs", "undrawn") == 0
+    (run,) = (here / "undrawn").glob("*/")
+    errors()
+    assert evaluate("-p", run) == 0
+    assert "pictures: left out" in errors() and (run / "report.html").is_file()
+
+
 def test_factors_may_be_called_anything(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree = tiny.flow({"config": "ae.yaml"}) | {"logs": ["tensorboard"]}
     for split in ("train", "test"):

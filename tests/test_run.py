@@ -19,7 +19,8 @@ import yaml
 from runs import differences, start
 
 from iin import run as run_module
-from iin.run import Run, RunError, read_checkpoint, write_atomically
+from iin.files import write_atomically
+from iin.run import Run, RunError, read_checkpoint
 
 TREE = {"name": "toy", "seed": 3}
 

@@ -97,6 +97,12 @@ class Odd(SidePairs):
     factors = ("left/right: which?", "residual")
 
 
+class Stepped(SidePairs):
+    """Pairs whose factor is called as the pictures of a step are."""
+
+    factors = ("a_step-b", "residual")
+
+
 # --- systems -----------------------------------------------------------------------------------------------------
 
 
@@ -153,6 +159,13 @@ class Codeless(Duel):
     def __init__(self, factors: Any = 2) -> None:
         super().__init__()
         self.factors = (1,) * factors
+
+
+class Undrawn(Autoencoder):
+    """An autoencoder whose picture is none."""
+
+    def images(self, batch: Any) -> dict[str, Any]:
+        return {"odd": batch.image[0]}
 
 
 class Needy(nn.Module):

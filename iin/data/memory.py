@@ -7,6 +7,7 @@ then. What holds them may be a tensor, or anything that is indexed like one: `ii
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
@@ -213,7 +214,7 @@ class Labelled:
         return level.mul_(2.0**-7).add_(noise, alpha=2.0**-23).sub_(1)
 
 
-class Published(Labelled):
+class Published(Labelled, ABC):
     """A published set that is found or downloaded, and then held in memory. A subclass says how, in ``load``.
 
     Args:
@@ -247,6 +248,6 @@ class Published(Labelled):
         )
 
     @staticmethod
+    @abstractmethod
     def load(split: str, root: str | Path | None, size: int, download: bool) -> tuple[Tensor, Tensor, str]:
         """Images ``[N, C, size, size]`` uint8, labels ``[N]`` int64, and where they came from in words."""
-        raise NotImplementedError

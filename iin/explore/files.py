@@ -14,8 +14,8 @@ from iin.config.schema import NAME
 from iin.explore.content import Content
 from iin.explore.drawing import picture
 from iin.explore.page import render
+from iin.files import write_atomically
 from iin.plan import resolve_paths
-from iin.run import write_atomically
 
 __all__ = ["check_path", "open_data", "save"]
 

@@ -25,8 +25,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from iin.files import cache_folder
 from iin.models.digits import digits
-from iin.models.features import cache_folder
 
 __all__ = ["DigitDistance", "Perceptual", "PerceptualName", "VGGDistance", "distance", "perceptual"]
 

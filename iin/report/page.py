@@ -18,10 +18,10 @@ from typing import Any
 import yaml
 
 from iin import record
+from iin.files import write_atomically
 from iin.report import charts, gallery
 from iin.report.glossary import SECTIONS, Figure, explain, section
 from iin.report.style import STYLE
-from iin.run import write_atomically
 
 __all__ = ["Results", "gather", "render", "write"]
 
