@@ -328,6 +328,6 @@ def test_what_a_page_shows_can_be_done(page: str, here: Path) -> None:
         if block.file is None and block.language == "python":
             exec(compile(filled_in(block.code, here), f"{page}.md", "exec"), names)
         elif block.language == "bash":
-            for line in filled_in(block.code, here).splitlines():
+            for line in filled_in(block.code.replace("\\\n", " "), here).splitlines():
                 if line.split("#")[0].strip():
                     carry_out(line, here)
