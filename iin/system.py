@@ -50,8 +50,8 @@ class System(nn.Module, ABC):
         """Yield what to minimise on this batch, one after another.
 
         This is a generator: each objective is minimised before the next is computed. Adversarial training needs
-        no more than that: yield the generator's loss, then, computed with the updated weights, the
-        discriminator's. An ordinary method yields once.
+        no more than that: yield the generator's loss, then the discriminator's, which may be computed before the
+        first is minimised or, where the new weights are to count, after. An ordinary method yields once.
 
         Args:
             batch: what the data set answered, on the device of the parameters.
