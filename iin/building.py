@@ -59,8 +59,13 @@ FIRST_STAGE = "iin.first_stage.pretrained"
 COSMETIC = {
     *("log_every", "checkpoint_every", "keep", "best", "best_mode"),
     *("evaluate_every", "eval_batch_size", "workers", "device"),
+    *("compile", "cache", "shard"),
 }
-"""Settings of ``train`` that do not change the weights a run ends with."""
+"""Settings of ``train`` that do not change the weights a run ends with, but for rounding."""
+
+LATER = {"precision", "tf32"}
+"""Settings of ``train`` that count in a digest only where they differ from their defaults: earlier versions had none, and
+their runs shall be found."""
 
 
 def logs_folder() -> Path:
@@ -86,7 +91,11 @@ def decisive(tree: Mapping[str, Any]) -> dict[str, Any]:
             "seed": tree.get("seed", 0),
             "data": {"train": tree.get("data", {}).get("train")},  # `original` knows of none
             "system": tree["system"],
-            "train": {key: value for key, value in settings.items() if key not in COSMETIC},
+            "train": {
+                key: value
+                for key, value in settings.items()
+                if key not in COSMETIC and not (key in LATER and value == getattr(Training, key))
+            },
         }
     )
 

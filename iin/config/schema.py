@@ -43,6 +43,15 @@ class Training:
         evaluate_every: epochs between two evaluations.
         workers: processes that fetch data; 0 fetches in the process that trains.
         device: ``cpu``, ``cuda``, ``cuda:1`` ...; ``auto`` takes the fastest there is.
+        precision: ``bf16`` runs frozen networks and the training of networks other than flows in bfloat16 where that
+            is safe; flows, their determinants and their inverses stay in ``fp32``.
+        tf32: let graphics processors round the factors of fp32 products to 10 bits of mantissa, which is faster.
+        compile: translate flows with ``torch.compile``: ``default``, or ``reduce-overhead`` (with CUDA graphs, for
+            small batches) or ``max-autotune``; ``off`` runs them as they are.
+        cache: where the frozen first stage's answers to a training set whose images stay the same are kept, so that
+            each image is encoded once: ``memory``, ``disk`` (below ``$IIN_CACHE``) or ``off``; ``auto`` decides by
+            their size, and does without where images change from visit to visit.
+        shard: split the parameters of a flow among the processes too (FSDP), for flows that outgrow a device.
     """
 
     epochs: Count = 10
@@ -61,6 +70,11 @@ class Training:
     evaluate_every: Count = 1
     workers: NonNegativeInt = 0
     device: str = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    tf32: bool = False
+    compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
+    cache: Literal["auto", "memory", "disk", "off"] = "auto"
+    shard: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))  # YAML has lists only
