@@ -64,8 +64,8 @@ COSMETIC = {
 """Settings of ``train`` that do not change the weights a run ends with, but for rounding."""
 
 LATER = {"precision", "tf32"}
-"""Settings of ``train`` that count in a digest only where they differ from their defaults: earlier versions had none, and
-their runs shall be found."""
+"""Settings of ``train`` that count in a digest only where they differ from their defaults: earlier versions had none of
+them, and their runs are found all the same."""
 
 
 def logs_folder() -> Path:
