@@ -16,11 +16,12 @@ import iin
 
 PACKAGE = Path(iin.__file__).parent
 
-BOTTOM = "arguments files seeds"
+BOTTOM = "arguments distributed files seeds"
 """Whoever needs them may import these; they import nothing of the package."""
 
 LAYERS = {
     "arguments": "",
+    "distributed": "",
     "files": "",
     "seeds": "",
     # Each of these stands alone, but for the last.
