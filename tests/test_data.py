@@ -348,6 +348,7 @@ def test_fingerprints_tell_sets_apart_and_stay():
         MNIST("train"),
         MNIST("test", size=28),
         MNIST("test", dequantise=False),
+        MNIST("test", dequantise="fixed"),
         MNISTPairs("test"),
         ColorfulMNIST("test"),
         ColorfulMNIST("test", pairs=True),
@@ -417,6 +418,46 @@ def test_without_noise_the_ends_are_included():
     image = data[range(1000)].image
     assert image.min() == -1 and image.max() == 1
     assert torch.equal(image, data[Visit(range(1000), 9)].image)
+
+
+@pytest.mark.parametrize("make", [MNIST, MNISTPairs])
+def test_noise_that_is_drawn_once_belongs_to_the_image(make):
+    """Whatever visit, batch and place in it, and as anybody's partner, an image has the same noise."""
+    data, plain = make("test", dequantise="fixed"), MNIST("test", dequantise="fixed")
+    whole = data[Visit(range(400), 1)]
+    again = data[Visit([9, 3, 9, 250], 2)]
+    assert torch.equal(whole.image[[9, 3, 9, 250]], again.image)
+    if isinstance(whole, Pairs):
+        others = nearest(data, whole.other)
+        assert torch.equal(whole.other, plain[others.tolist()].image)
+        fresh = make("test")[Visit(range(400), 1)]  # the noise takes nothing from what partners are drawn from
+        assert torch.equal(nearest(data, fresh.other), others) and not torch.equal(fresh.image, whole.image)
+
+
+def test_noise_that_is_drawn_once_is_noise():
+    level = MNIST("test", dequantise=False)[range(300)].image
+    noisy = MNIST("test", dequantise="fixed")[range(300)].image
+    noise = ((noisy.double() + 1) * 128 - ((level.double() + 1) * 127.5).round()).flatten(1).numpy()
+    assert noise.min() >= 0 and noise.max() < 1
+    assert abs(noise.mean() - 0.5) < 0.003 and abs(noise.var() - 1 / 12) < 0.001
+    for first, second in ((noise[:, :-1], noise[:, 1:]), (noise[:-1], noise[1:])):  # of pixels, and of images
+        assert abs(np.corrcoef(first.ravel(), second.ravel())[0, 1]) < 0.01
+
+
+def test_data_sets_say_whether_images_change():
+    """And what they say is so."""
+    for make in SETS.values():
+        for dequantise in (True, False, "fixed"):
+            data = make("test", dequantise=dequantise)
+            first, second = (data[Visit(range(50), seed)].image for seed in (1, 2))
+            assert data.fixed == torch.equal(first, second) == (not data.varies), (data, dequantise)
+    assert MNIST("test").varies == "dequantise: true"
+    assert ColorfulMNIST("test", dequantise="fixed").varies == "random colours"
+
+
+def test_noise_is_asked_for_by_one_of_three_words():
+    with pytest.raises(ValueError, match="dequantise: expected true, false or 'fixed', found 'once'"):
+        MNIST("test", dequantise="once")
 
 
 def test_the_largest_level_stays_below_one():

@@ -137,6 +137,18 @@ def test_batches_are_what_they_say(make, split):
         assert not hasattr(data, "factors")
 
 
+def test_they_say_whether_images_change(make):
+    """And what they say is so, of partners too."""
+    for dequantise in (True, False, "fixed"):
+        data = make(split="train", dequantise=dequantise)
+        first, second = (data[Visit(range(20), seed)] for seed in (3, 4))
+        assert data.fixed == torch.equal(first.image, second.image), dequantise
+        assert data.fixed == (dequantise is not True and not isinstance(data, SingleColorfulMNIST))
+        if isinstance(first, Pairs):
+            seen = {image.numpy().tobytes() for image in data[range(len(data))].image}
+            assert all(image.numpy().tobytes() in seen for image in first.other) == data.fixed
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_both_splits_repeat_themselves(make, split):
     """The same draws for the same visit: from another object, in other batches, in another order."""
@@ -159,7 +171,7 @@ def test_splits_and_sizes_are_sets_of_their_own(make):
     variants = [
         make(split=split, size=size, dequantise=noise).fingerprint
         for split in ("train", "test")
-        for size, noise in ((32, True), (16, True), (32, False))
+        for size, noise in ((32, True), (16, True), (32, False), (32, "fixed"))
     ]
     assert len(set(variants)) == len(variants)
     batch = make(split="train", size=16, dequantise=False)[Visit([0, 1], 1)]

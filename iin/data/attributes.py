@@ -18,7 +18,7 @@ from torch import Tensor
 from iin.arguments import Count, Fraction
 from iin.data.base import Draws, Pairs
 from iin.data.folder import OnError, Selection, Split, split_names, warn_once
-from iin.data.memory import Classes, Labelled, Levels, digest
+from iin.data.memory import Classes, Dequantise, Labelled, Levels, digest
 from iin.data.table import Table
 
 __all__ = ["AttributePairs", "Attributed", "Attributes"]
@@ -112,7 +112,7 @@ class Attributed(Labelled):
         *,
         source: str,
         fingerprint: str,
-        dequantise: bool = True,
+        dequantise: Dequantise = True,
     ) -> None:
         super().__init__(image, attributes.combination, source=source, fingerprint=fingerprint, dequantise=dequantise)
         self.attributes = attributes
@@ -174,7 +174,7 @@ class AttributePairs(Attributed):
         crop: Count | None = None,
         on_error: OnError = "raise",
         channels: Literal[1, 3] = 3,
-        dequantise: bool = True,
+        dequantise: Dequantise = True,
     ) -> None:
         if bins < 2:
             raise ValueError(f"bins: expected at least 2, found {bins}")

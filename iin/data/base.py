@@ -16,6 +16,9 @@ Nothing else is required. What it may also have:
 * ``meaning(label: int) -> dict[str, str]``  where a label stands for several things: factor -> its value, in words;
   and ``values: dict[str, tuple[str, ...]]``, all that it may say of each, in order
 * ``skipped: dict[str, str]``  files that were left out, with the reasons
+* ``fixed: bool``       an image, which is what an index stands for, always looks the same: at each visit, and whichever
+  other asks for it as its partner. Without it, images are taken to change. Where it is false, ``varies: str`` may say
+  what is drawn anew at each visit
 
 Randomness (dequantisation noise, colours, partners) is a function of (seed, epoch, index) and of nothing else:
 the order of visits, the batch size, the number of workers and the history of the process do not matter, so a

@@ -27,7 +27,7 @@ from iin.data import sources
 from iin.data.attributes import Attributed, Attributes
 from iin.data.decoding import Archive, Folder, Pictures
 from iin.data.folder import few
-from iin.data.memory import Labelled, check, digest
+from iin.data.memory import Dequantise, Labelled, check, digest
 from iin.data.table import closest
 
 __all__ = ["CelebA", "FactorCelebA"]
@@ -73,7 +73,7 @@ class CelebA(Labelled):
         size: Count = 64,
         label: str | None = None,
         antialias: bool = False,
-        dequantise: bool = True,
+        dequantise: Dequantise = True,
     ) -> None:
         pictures, base, rows = _pictures(split, root, size, antialias, attributes=label is not None)
         values = torch.zeros_like(rows) if label is None else _attributes(base, [label])[rows, 0]
@@ -109,7 +109,7 @@ class FactorCelebA(Attributed):
         root: str | Path | None = None,
         size: Count = 64,
         antialias: bool = False,
-        dequantise: bool = True,
+        dequantise: Dequantise = True,
     ) -> None:
         if not attributes or isinstance(attributes, str) or len(set(attributes)) < len(attributes):
             raise ValueError(f"attributes: expected a list of one or more different names, found {attributes!r}")

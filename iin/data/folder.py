@@ -19,7 +19,7 @@ import torch
 
 from iin.arguments import Count, Fraction
 from iin.data.decoding import Folder, Pictures, Unreadable, side_by_side
-from iin.data.memory import Labelled, digest
+from iin.data.memory import Dequantise, Labelled, digest
 from iin.files import cache_folder, write_atomically
 
 __all__ = ["SUFFIXES", "ImageFolder", "Selection", "Split", "few", "split_names", "usable", "warn_once"]
@@ -70,7 +70,7 @@ class ImageFolder(Labelled):
         crop: Count | None = None,
         on_error: OnError = "raise",
         channels: Literal[1, 3] = 3,
-        dequantise: bool = True,
+        dequantise: Dequantise = True,
     ) -> None:
         found = Selection(root, size, crop=crop, channels=channels, on_error=on_error)
         found.look()

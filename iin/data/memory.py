@@ -19,7 +19,14 @@ from torch.nn import functional as F
 from iin.arguments import Count
 from iin.data.base import Draws, Images
 
-__all__ = ["Classes", "Labelled", "Levels", "Published", "check", "digest", "resize"]
+__all__ = ["Classes", "Dequantise", "Labelled", "Levels", "Published", "check", "digest", "resize"]
+
+
+Dequantise = bool | Literal["fixed"]
+"""Whether noise is added to the levels of images: anew at each visit, never, or once for each image."""
+
+_ONCE = 0x6F6E6365
+"""Seed of noise that is drawn once."""
 
 
 class Levels(Protocol):
@@ -151,10 +158,12 @@ class Labelled:
         source: where the images came from, in words.
         fingerprint: changes when the images or what is made of them do.
         dequantise: add noise from U[0, 1) to the 256 levels, one draw a pixel, and scale [0, 256) to [-1, 1): a density
-            over pixels then exists. Otherwise levels 0 ... 255 are scaled to [-1, 1], both ends included.
+            over pixels then exists. It is drawn anew at each visit, or with ``fixed`` once for each image, which then
+            looks the same whenever it is asked for, and whichever other asks for it as its partner. With ``false``,
+            levels 0 ... 255 are scaled to [-1, 1], both ends included.
 
     Raises:
-        ValueError: there are no images, or not one label for each.
+        ValueError: there are no images, or not one label for each; or dequantise is something else.
 
     References:
         | A note on the evaluation of generative models (Theis, van den Oord and Bethge, 2016)
@@ -162,8 +171,10 @@ class Labelled:
     """
 
     def __init__(
-        self, image: Tensor | Levels, label: Tensor, *, source: str, fingerprint: str, dequantise: bool = True
+        self, image: Tensor | Levels, label: Tensor, *, source: str, fingerprint: str, dequantise: Dequantise = True
     ) -> None:
+        if dequantise not in (True, False, "fixed"):
+            raise ValueError(f"dequantise: expected true, false or 'fixed', found {dequantise!r}")
         if not len(image) or len(image) != len(label):
             raise ValueError(
                 f"{source}: expected one label for each of one or more images, found "
@@ -177,6 +188,19 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self._image)
+
+    @property
+    def varies(self) -> str:
+        """What is drawn anew at each visit to an image, in words; empty where it always looks the same.
+
+        A subclass that draws more than partners says so here.
+        """
+        return "dequantise: true" if self._dequantise is True else ""
+
+    @property
+    def fixed(self) -> bool:
+        """Whether an image always looks the same."""
+        return not self.varies
 
     def __getitem__(self, indices: Sequence[int]) -> Images:
         rows, draws = self.rows(indices)
@@ -201,7 +225,7 @@ class Labelled:
 
         Args:
             rows: ``[B]`` int64, which images; not necessarily those of the indices.
-            draws: of the ``B`` indices.
+            draws: of the ``B`` indices; noise that is drawn once is not taken from them.
 
         Returns:
             ``[B, C, H, W]``.
@@ -209,6 +233,8 @@ class Labelled:
         level = self._image[rows].float()
         if not self._dequantise:
             return level.div_(127.5).sub_(1)
+        if self._dequantise == "fixed":
+            draws = Draws(rows.tolist(), _ONCE)
         # 8 bits of level and 16 of noise are 24: float32 holds all of [-1, 1) exactly, and never rounds up to 1.
         noise = draws.halves(*level.shape[1:])
         return level.mul_(2.0**-7).add_(noise, alpha=2.0**-23).sub_(1)
@@ -234,7 +260,7 @@ class Published(Labelled, ABC):
         split: Literal["train", "test"] = "train",
         root: str | Path | None = None,
         size: Count = 32,
-        dequantise: bool = True,
+        dequantise: Dequantise = True,
         download: bool = True,
     ) -> None:
         check(split, size)

@@ -24,7 +24,7 @@ from torch import Tensor
 from iin.arguments import Count
 from iin.data.base import Images, Pairs
 from iin.data.idx import find_idx, parse_idx, read_labelled
-from iin.data.memory import Classes, Labelled, check, digest, resize
+from iin.data.memory import Classes, Dequantise, Labelled, check, digest, resize
 
 __all__ = ["MNIST", "ColorfulMNIST", "MNISTPairs", "SingleColorfulMNIST", "measure_color"]
 
@@ -53,7 +53,7 @@ class MNIST(Labelled):
     """
 
     def __init__(
-        self, split: Split = "train", root: str | Path | None = None, size: Count = 32, dequantise: bool = True
+        self, split: Split = "train", root: str | Path | None = None, size: Count = 32, dequantise: Dequantise = True
     ) -> None:
         image, label, source = _load(split, root, size)
         name = f"{type(self).__name__} {size} {dequantise}"
@@ -73,7 +73,7 @@ class MNISTPairs(MNIST):
     factors = ("digit", "residual")
 
     def __init__(
-        self, split: Split = "train", root: str | Path | None = None, size: Count = 32, dequantise: bool = True
+        self, split: Split = "train", root: str | Path | None = None, size: Count = 32, dequantise: Dequantise = True
     ) -> None:
         super().__init__(split, root, size, dequantise)
         self._classes = Classes(self._label)
@@ -111,7 +111,7 @@ class ColorfulMNIST(MNIST):
         split: Split = "train",
         root: str | Path | None = None,
         size: Count = 32,
-        dequantise: bool = True,
+        dequantise: Dequantise = True,
         pairs: bool = False,
     ) -> None:
         super().__init__(split, root, size, dequantise)
@@ -119,6 +119,10 @@ class ColorfulMNIST(MNIST):
         if pairs:
             self.factors = ("digit", "color", "residual")
             self.fingerprint = digest("pairs", self.fingerprint)
+
+    @property
+    def varies(self) -> str:
+        return "random colours"
 
     def __getitem__(self, indices: Sequence[int]) -> Images | Pairs:  # type: ignore[override]
         rows, draws = self.rows(indices)
@@ -145,7 +149,7 @@ class SingleColorfulMNIST(ColorfulMNIST):
     """
 
     def __init__(
-        self, split: Split = "train", root: str | Path | None = None, size: Count = 32, dequantise: bool = True
+        self, split: Split = "train", root: str | Path | None = None, size: Count = 32, dequantise: Dequantise = True
     ) -> None:
         super().__init__(split, root, size, dequantise)
 
