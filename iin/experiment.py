@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
+from iin import codes, pictures, report
 from iin import config as configuration
-from iin import pictures, report
 from iin.building import (
     datasets,
     device_of,
@@ -192,9 +192,12 @@ def _fit(
     run.set_state("running", step, factors=list(getattr(system, "names", ())))
     try:
         with interrupt:
+            interrupt.folder = run.folder
+            seen = codes.instead(system, train_data, settings, step=step, check=interrupt.check)
+            workers = settings.workers if seen is train_data else 0  # codes are there, nothing is to be fetched
             fit(
                 system,
-                Loader(train_data, settings.batch_size, seed=mix(seed, 0), shuffle=True, workers=settings.workers),
+                Loader(seen, settings.batch_size, seed=mix(seed, 0), shuffle=True, workers=workers),
                 test_set(test_data, settings, seed, interrupt),
                 evaluators,
                 settings,

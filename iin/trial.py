@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from iin import codes
 from iin.building import datasets, device_of, first_stages, is_auto, metrics, name_factors, skeleton, source
 from iin.config import ConfigError, Training
 from iin.data import sources
@@ -91,6 +92,7 @@ def attempt(tree: Mapping[str, Any], settings: Training, *, rehearse: bool = Fal
     if auto and not (callable(getattr(system, "code", None)) and hasattr(system, "dim")):
         raise ConfigError([f"{KEY}: auto needs a system with code(image) and dim, such as FactorFlow; give the sizes"])
     _compare_factors(sets)
+    codes.check(system, sets["train"], settings)
     trial.parameters = _count(system)
     real = system if alone else None
     for split, data in sets.items():

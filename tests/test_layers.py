@@ -16,13 +16,15 @@ import iin
 
 PACKAGE = Path(iin.__file__).parent
 
-BOTTOM = "arguments distributed files seeds"
-"""Whoever needs them may import these; they import nothing of the package."""
+BOTTOM = "arguments arrays distributed files progress seeds"
+"""Whoever needs them may import these; they import nothing of the package but each other."""
 
 LAYERS = {
     "arguments": "",
+    "arrays": "",
     "distributed": "",
     "files": "",
+    "progress": "",
     "seeds": "",
     # Each of these stands alone, but for the last.
     "losses": "",
@@ -46,11 +48,12 @@ LAYERS = {
     "train": "config run record logs system interrupt evaluation",
     # From a configuration to a run. Data sets reach these built; what is imported of `data` is the loader, and sources.
     "building": "config run system data compat interrupt evaluation",
+    "codes": "config data models",
     "factors": "config run data metrics building",
-    "trial": "config data system building factors",
+    "trial": "config data system building factors codes",
     "plan": "config run logs data compat building factors trial",
     "trained": "run system",
-    "experiment": "config run logs report pictures system data interrupt evaluation train building factors plan "
+    "experiment": "config run logs report pictures system data interrupt evaluation train building factors plan codes "
     "trained",
     "first_stage": "building plan",
     "explore": "config run data pictures report building plan",

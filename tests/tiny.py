@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from iin.arguments import Count, NonNegative, NonNegativeInt
 from iin.data import Images, Pairs
-from iin.data.memory import Classes, Labelled, digest
+from iin.data.memory import Classes, Dequantise, Labelled, digest
 from iin.models import Autoencoder as AutoencoderModel
 from iin.models.gaussian import Gaussian
 from iin.system import Objective, System
@@ -83,6 +83,19 @@ class SidePairs(Sides):
         shared = torch.tensor([True, False]).repeat(len(rows), 1)  # [B, 2]
         images = self.pixels(rows, draws), self.pixels(others, draws)
         return self.spoilt(Pairs(*images, shared, self._label[rows], self._label[others]), indices)
+
+
+class Still(Sides):
+    """`Sides` of which one says how noise is drawn."""
+
+    def __init__(self, count: Count = 24, dequantise: Dequantise = "fixed") -> None:
+        super().__init__(count)
+        self._dequantise = dequantise
+        self.fingerprint = digest(f"{type(self).__name__} {dequantise}", self.fingerprint)
+
+
+class StillPairs(Still, SidePairs):
+    """`SidePairs` of which one says how noise is drawn."""
 
 
 class Triples(SidePairs):

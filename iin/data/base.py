@@ -19,6 +19,9 @@ Nothing else is required. What it may also have:
 * ``fixed: bool``       an image, which is what an index stands for, always looks the same: at each visit, and whichever
   other asks for it as its partner. Without it, images are taken to change. Where it is false, ``varies: str`` may say
   what is drawn anew at each visit
+* ``pixels(rows, draws)``, ``answering(stored)``: of a fixed data set, its images by their rows, and a copy that answers
+  in their place what is stored of each; so what a frozen network says of them is computed once (see `iin.codes`).
+  `Labelled` has both
 
 Randomness (dequantisation noise, colours, partners) is a function of (seed, epoch, index) and of nothing else:
 the order of visits, the batch size, the number of workers and the history of the process do not matter, so a

@@ -6,11 +6,12 @@ then. What holds them may be a tensor, or anything that is indexed like one: `ii
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,9 @@ Dequantise = bool | Literal["fixed"]
 
 _ONCE = 0x6F6E6365
 """Seed of noise that is drawn once."""
+
+
+_Set = TypeVar("_Set", bound="Labelled")
 
 
 class Levels(Protocol):
@@ -170,6 +174,9 @@ class Labelled:
         | https://arxiv.org/abs/1511.01844
     """
 
+    _stored: Any = None
+    """What a copy answers in the place of images."""
+
     def __init__(
         self, image: Tensor | Levels, label: Tensor, *, source: str, fingerprint: str, dequantise: Dequantise = True
     ) -> None:
@@ -230,6 +237,8 @@ class Labelled:
         Returns:
             ``[B, C, H, W]``.
         """
+        if self._stored is not None:
+            return self._stored[rows]
         level = self._image[rows].float()
         if not self._dequantise:
             return level.div_(127.5).sub_(1)
@@ -238,6 +247,17 @@ class Labelled:
         # 8 bits of level and 16 of noise are 24: float32 holds all of [-1, 1) exactly, and never rounds up to 1.
         noise = draws.halves(*level.shape[1:])
         return level.mul_(2.0**-7).add_(noise, alpha=2.0**-23).sub_(1)
+
+    def answering(self: _Set, stored: Any) -> _Set:
+        """A copy that answers, in the place of images, what is stored of them. All else stays as it is: labels,
+        partners, and what is drawn for them.
+
+        Args:
+            stored: of all ``N`` images, indexed by rows ``[B]`` like a tensor.
+        """
+        other = copy.copy(self)
+        other._stored = stored
+        return other
 
 
 class Published(Labelled, ABC):

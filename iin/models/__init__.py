@@ -2,7 +2,8 @@
 
 from iin.models.autoencoder import Autoencoder
 from iin.models.classifier import Classifier
+from iin.models.codes import Codes
 from iin.models.discriminator import PatchDiscriminator
 from iin.models.gaussian import Gaussian
 
-__all__ = ["Autoencoder", "Classifier", "Gaussian", "PatchDiscriminator"]
+__all__ = ["Autoencoder", "Classifier", "Codes", "Gaussian", "PatchDiscriminator"]

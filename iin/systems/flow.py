@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from iin.arguments import Count, Fraction
 from iin.flows import InvertibleModule
 from iin.losses import factor_mask, nll, pair_nll
+from iin.models.codes import Codes
 from iin.models.gaussian import standard_normal
 from iin.system import Objective, Picture, System
 from iin.systems import views
@@ -38,6 +39,10 @@ class LatentFlow(System):
 
     first_stage: Any
     """Frozen; what it offers beside ``encode`` is up to it."""
+
+    takes_codes = True
+    """Whether the objectives take `Codes` in the place of images. A class that overrides what they are computed from
+    says so itself, or is given images."""
 
     def __init__(self, first_stage: nn.Module, flow: InvertibleModule) -> None:
         super().__init__()
@@ -71,17 +76,23 @@ class LatentFlow(System):
         yield Objective("main", nll(z, logdet), {"logdet": logdet.detach().mean()})
 
     @torch.no_grad()
-    def noisy_code(self, image: Tensor) -> Tensor:
+    def noisy_code(self, image: Tensor | Codes) -> Tensor:
         """A draw from the first stage's posterior ``[B, D]``: what the flow is trained on."""
-        return self._posterior(image).sample()
+        return self.posterior(image).sample()
 
     @torch.no_grad()
-    def code(self, image: Tensor) -> Tensor:
+    def code(self, image: Tensor | Codes) -> Tensor:
         """The first stage's code ``[B, D]``: the posterior's mean."""
-        return self._posterior(image).mean
+        return self.posterior(image).mean
 
-    def _posterior(self, image: Tensor) -> Any:
-        """What the first stage answers, if it is a distribution; a tensor's ``mean`` is something else."""
+    def posterior(self, image: Tensor | Codes) -> Any:
+        """What the first stage says of images: a distribution over codes ``[B, D]``.
+
+        Raises:
+            ValueError: it answers something else; a tensor's ``mean`` is no distribution's.
+        """
+        if isinstance(image, Codes):
+            return image  # it has said so before
         answer = self.first_stage.encode(image)
         if isinstance(answer, Tensor) or not (hasattr(answer, "sample") and hasattr(answer, "mean")):
             raise ValueError(f"first_stage.encode answered {type(answer).__name__}; expected iin.models.Gaussian")
@@ -147,6 +158,7 @@ class FactorFlow(LatentFlow):
     """
 
     sizes: Tensor
+    takes_codes = True
 
     def __init__(
         self,
@@ -182,7 +194,7 @@ class FactorFlow(LatentFlow):
     def objectives(self, batch: Any, step: int) -> Iterator[Objective]:
         if not hasattr(batch, "shared"):
             raise ValueError("FactorFlow is trained on pairs: use a pair data set (MNISTPairs, pairs: true)")
-        x = self.noisy_code(torch.cat([batch.image, batch.other]))  # both at once: [2B, D]
+        x = self.noisy_code(_together(batch.image, batch.other))  # both at once: [2B, D]
         if step == 0:
             with torch.no_grad():  # ActNorm takes its statistics from the first images alone, as published
                 self.flow(x[: len(batch.image)])
@@ -239,6 +251,13 @@ class FactorFlow(LatentFlow):
         corner = torch.zeros_like(rows[:1])
         body = torch.cat([rows[:, None], cells], dim=1)
         return torch.cat([torch.cat([corner, columns])[None], body])
+
+
+def _together(first: Tensor | Codes, second: Tensor | Codes) -> Tensor | Codes:
+    """Two batches behind each other."""
+    if isinstance(first, Codes) and isinstance(second, Codes):
+        return Codes.cat([first, second])
+    return torch.cat([first, second])  # type: ignore[list-item]
 
 
 def equal_parts(dim: int, count: int) -> tuple[int, ...]:

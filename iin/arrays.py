@@ -1,0 +1,191 @@
+"""Arrays in files that can be made again: written whole or not at all, and mapped into memory.
+
+A file begins with a page that says what the array is and what it was made from; the array's bytes follow. Whoever reads
+it says what is expected, and a file of anything else is taken for none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iin.files import write_atomically
+
+__all__ = ["MARGIN", "Mapped", "Unwritable", "lacking", "opened", "shown", "write"]
+
+log = logging.getLogger("iin")
+
+MARGIN = 1 << 30
+"""Bytes that are left free on a disk, for checkpoints and for others."""
+
+_PAGE = 4096
+_MAGIC = b"iin array 1\n"
+_ABANDONED = 3600.0
+"""Seconds after which a file that nobody has written to is taken for one that a killed process left behind."""
+
+
+class Unwritable(OSError):
+    """An array cannot be kept: there is no room, or the folder cannot be written to."""
+
+
+class Mapped:
+    """An array in a file, indexed like a tensor ``[N, ...]``; only what is asked for is read.
+
+    Copies in other processes read the same file.
+
+    Args:
+        path: the file; see `opened`.
+        shape: of the array.
+        dtype: of its values.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.path, self.shape, self.dtype = path, shape, dtype
+        # Copy on write: what is done to the memory never reaches the file, and torch need not be told to keep off.
+        array = np.memmap(path, mode="c", dtype=_numpy(dtype), offset=_PAGE, shape=shape)
+        self._tensor = torch.from_numpy(np.asarray(array))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Rows ``[B]`` int64 -> ``[B, ...]``, in memory of their own."""
+        return self._tensor[rows]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "shape": self.shape, "dtype": self.dtype}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
+def _numpy(dtype: torch.dtype) -> np.dtype:
+    return torch.empty(0, dtype=dtype).numpy().dtype
+
+
+def _header(about: Mapping[str, Any], shape: tuple[int, ...], dtype: torch.dtype) -> bytes:
+    said = json.dumps({**about, "shape": shape, "type": str(dtype).removeprefix("torch.")}, sort_keys=True).encode()
+    if len(_MAGIC) + len(said) >= _PAGE:
+        raise ValueError(f"what is said of an array takes {len(said)} bytes; expected less than a page")
+    return (_MAGIC + said).ljust(_PAGE - 1) + b"\n"
+
+
+def _bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    return math.prod(shape) * dtype.itemsize
+
+
+def opened(path: Path, about: Mapping[str, Any], shape: tuple[int, ...], dtype: torch.dtype) -> Mapped | None:
+    """The array in a file, if it is the one that is expected; None where there is no file, or another, with a line.
+
+    Args:
+        path: the file.
+        about: what it was made from; strings and numbers.
+        shape: of the array.
+        dtype: of its values.
+    """
+    expected = _header(about, shape, dtype)
+    try:
+        with path.open("rb") as file:
+            found = file.read(_PAGE)
+        size = path.stat().st_size
+        if found == expected and size == _PAGE + _bytes(shape, dtype):
+            return Mapped(path, shape, dtype)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror or error})"
+    else:
+        reason = "is cut off" if found == expected or len(found) < _PAGE else f"holds {_difference(found, expected)}"
+    log.info("%s %s; it is made anew", path, reason)
+    return None
+
+
+def _difference(found: bytes, expected: bytes) -> str:
+    """What a file holds instead of what was expected."""
+    try:
+        if not found.startswith(_MAGIC):
+            raise ValueError
+        theirs, ours = (json.loads(page[len(_MAGIC) :]) for page in (found, expected))
+        return "other " + ", ".join(key for key in ours if theirs.get(key) != ours[key])
+    except (ValueError, AttributeError):
+        return "something else"
+
+
+def lacking(path: Path, size: int) -> str:
+    """Why there is no room for a file of so many bytes, in words; empty where there is room."""
+    place = next((folder for folder in path.absolute().parents if folder.is_dir()), Path("/"))
+    free = shutil.disk_usage(place).free
+    if free >= size + MARGIN:
+        return ""
+    return f"{place}: {shown(size)} and {shown(MARGIN)} to spare are needed, {shown(free)} are free"
+
+
+def shown(size: int) -> str:
+    """A number of bytes for people."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "KB")):
+        if size >= unit:
+            return f"{size / unit:.3g} {name}" if size < 100 * unit else f"{size / unit:,.0f} {name}"
+    return f"{size} bytes"
+
+
+def write(
+    path: Path, about: Mapping[str, Any], shape: tuple[int, ...], dtype: torch.dtype, pieces: Iterable[Tensor]
+) -> Mapped:
+    """Write an array, piece by piece. The file takes its place when it is whole; two who write it do not disturb
+    each other.
+
+    Args:
+        path: the file; its folder is made when it is missing.
+        about: see `opened`.
+        shape: see `opened`.
+        dtype: see `opened`.
+        pieces: ``[n, ...]`` each, one behind the other; what they raise ends the writing, and nothing is left of it.
+
+    Raises:
+        Unwritable: there is no room, or the folder cannot be written to.
+    """
+    if reason := lacking(path, _bytes(shape, dtype)):
+        raise Unwritable(reason)
+    failed = []
+
+    def given() -> Iterator[Tensor]:
+        try:
+            yield from pieces
+        except OSError as error:  # of whoever makes the pieces, not of this file
+            failed.append(error)
+            raise
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
+        with write_atomically(path) as file:
+            file.write(_header(about, shape, dtype))
+            for piece in given():
+                file.write(piece.contiguous().numpy().data)
+            if file.tell() != _PAGE + _bytes(shape, dtype):
+                raise ValueError(f"{path}: {file.tell() - _PAGE} bytes were given; expected {_bytes(shape, dtype)}")
+    except OSError as error:
+        if failed:
+            raise
+        raise Unwritable(f"{path.parent}: {error.strerror or error}") from error
+    return Mapped(path, shape, dtype)
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what killed processes left behind; such files may be large."""
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED:
+                os.unlink(path)
