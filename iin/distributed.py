@@ -2,17 +2,191 @@
 
 In one process, which is what everything starts in, these functions do nothing: whoever combines results calls them
 without asking how many processes there are. In several, every process must call them, in the same order.
+
+Processes are started by torchrun, by ``--devices`` of the commands, or by anything that sets the same variables
+(``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR``, ``MASTER_PORT``). `session` makes a group of them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
 import torch
 from torch import Tensor
 
-__all__ = ["gather", "largest", "rank", "total", "world"]
+__all__ = [
+    "Elsewhere",
+    "alone",
+    "average",
+    "devices",
+    "everyone",
+    "first",
+    "gather",
+    "largest",
+    "leading",
+    "lists",
+    "lost",
+    "noise_like",
+    "one_batch",
+    "rank",
+    "session",
+    "started",
+    "total",
+    "wait",
+    "whole",
+    "world",
+]
+
+_Result = TypeVar("_Result")
 
 _active: bool = False
 """Whether there is a group of processes, which all of them have joined."""
+
+PATIENCE = datetime.timedelta(hours=2)
+"""How long a process waits for the others before it gives up: as long as the first one may need for work of its own."""
+
+
+class Elsewhere(Exception):
+    """The first process failed, and says itself why."""
+
+
+def started() -> bool:
+    """Whether this process was started as one of several."""
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
+
+
+def devices(kind: str) -> int:
+    """How many processes this machine has room for: graphics processors, or processor cores."""
+    if kind == "cuda":
+        return torch.cuda.device_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def session() -> Iterator[None]:
+    """Within this context the processes that were started together are a group; alone, it does nothing.
+
+    Tensors of a GPU travel by NCCL, all others by gloo. The process takes the GPU that ``LOCAL_RANK`` names.
+
+    Raises:
+        ValueError: there are fewer GPUs than processes on this machine.
+        RuntimeError: the others cannot be reached.
+    """
+    global _active
+    if not started() or _active:
+        yield
+        return
+    backend = "gloo"
+    if torch.cuda.is_available():
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        if local >= torch.cuda.device_count():
+            raise ValueError(
+                f"process {local} of this machine has no GPU: there are {torch.cuda.device_count()}; start no more "
+                "processes than that, or hide them with CUDA_VISIBLE_DEVICES= to train on processors"
+            )
+        torch.cuda.set_device(local)
+        backend = "cpu:gloo,cuda:nccl"
+    torch.distributed.init_process_group(backend, timeout=PATIENCE)
+    _active = True
+    try:
+        yield
+    finally:
+        _active = False
+        torch.distributed.destroy_process_group()
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Within this context there is but this process: what it calls waits for nobody."""
+    global _active
+    before, _active = _active, False
+    try:
+        yield
+    finally:
+        _active = before
+
+
+# --- one does it, or all in order -------------------------------------------------------------------------------------
+
+
+def wait() -> None:
+    """Wait until every process is here."""
+    if world() > 1:
+        torch.distributed.barrier()
+
+
+def everyone(value: _Result) -> list[_Result]:
+    """What every process has, process 0 first; anything that can be pickled."""
+    if world() == 1:
+        return [value]
+    values: list[Any] = [None] * world()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def first(function: Callable[[], _Result]) -> _Result:
+    """Call a function in the first process only; every process gets what it returns, which must be fit to be pickled.
+
+    Raises:
+        Elsewhere: in the others, when it failed there; in the first, what it raised.
+    """
+    if world() == 1:
+        return function()
+    answer: list[Any] = [False, None]
+    try:
+        if rank() == 0:
+            with alone():
+                answer = [True, pickle.dumps(function())]
+    finally:
+        torch.distributed.broadcast_object_list(answer, src=0)
+    if not answer[0]:
+        raise Elsewhere
+    return pickle.loads(answer[1])
+
+
+def leading(function: Callable[[], _Result]) -> _Result:
+    """Call a function in the first process, and when it is done there, in the others: they find made what it makes.
+
+    Raises:
+        Elsewhere: in the others, when it failed in the first.
+    """
+    if world() == 1:
+        return function()
+    done = [False]
+    result: Any = None
+    try:
+        if rank() == 0:
+            with alone():
+                result = function()
+            done = [True]
+    finally:
+        torch.distributed.broadcast_object_list(done, src=0)
+    if not done[0]:
+        raise Elsewhere
+    if rank() > 0:
+        with alone():
+            result = function()
+    wait()
+    return result
+
+
+def lost(error: BaseException) -> bool:
+    """Whether an error says that another process cannot be reached any more."""
+    if world() == 1:
+        return False
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    text = str(error).lower()
+    signs = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "socket timeout", "process group")
+    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
+
+
+# --- results of all ---------------------------------------------------------------------------------------------------
 
 
 def rank() -> int:
@@ -64,6 +238,69 @@ def largest(tensor: Tensor) -> Tensor:
     if world() == 1:
         return tensor
     return gather(tensor[None]).amax(0)
+
+
+# --- one batch, of which every process has a share --------------------------------------------------------------------
+
+
+class _Batch(NamedTuple):
+    rank: int
+    world: int
+    seed: int
+
+
+_batch: _Batch | None = None
+"""The batch that a step works on; None outside of steps, where processes work each on its own."""
+_lists = 1
+
+
+@contextlib.contextmanager
+def one_batch(seed: int) -> Iterator[None]:
+    """Within this context the processes hold equal shares of one batch, that of process 0 first.
+
+    Args:
+        seed: of the step; torch's generator is seeded with it by the caller, in each process with another.
+    """
+    global _batch
+    before, _batch = _batch, _Batch(rank(), world(), seed)
+    try:
+        yield
+    finally:
+        _batch = before
+
+
+def whole(x: Tensor) -> Tensor:
+    """The rows of the whole batch, of a share ``[B, ...]``, without gradient; outside of `one_batch`, just these."""
+    return x if _batch is None or _batch.world == 1 else gather(x)
+
+
+def average(x: Tensor) -> Tensor:
+    """Mean over the shares of a batch of what was a mean over each; outside of `one_batch`, the value. No gradient."""
+    return x if _batch is None or _batch.world == 1 else total(x) / _batch.world
+
+
+@contextlib.contextmanager
+def lists(count: int) -> Iterator[None]:
+    """Within this context rows are so many lists behind each other, each a share of its own: both sides of pairs."""
+    global _lists
+    before, _lists = _lists, count
+    try:
+        yield
+    finally:
+        _lists = before
+
+
+def noise_like(x: Tensor) -> Tensor:
+    """Standard normal noise of the shape, type and device of rows ``[B, ...]``, from torch's generator.
+
+    For a share of a batch, it is the very noise that these rows would get if one process had the whole batch.
+    """
+    if _batch is None or _batch.world == 1:
+        return torch.randn_like(x)
+    generator = torch.Generator(x.device).manual_seed(_batch.seed)
+    shape = (_lists, _batch.world, len(x) // _lists, *x.shape[1:])
+    drawn = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
+    return drawn[:, _batch.rank].reshape(x.shape)
 
 
 def _meeting(tensor: Tensor) -> torch.device:

@@ -146,6 +146,7 @@ def record(
     figures: Mapping[str, float],
     facts: Mapping[str, Any],
     evaluators: Mapping[str, Evaluator],
+    weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write ``eval/step-XXXXXXXX/metrics.json``: the figures, and what they were measured with.
 
@@ -156,7 +157,7 @@ def record(
     """
     path = run.folder / "eval" / f"step-{step:08d}" / "metrics.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    facts = {"step": step, "weights": _digest(system), **facts}
+    facts = {"step": step, "weights": _digest(system.state_dict() if weights is None else weights), **facts}
     facts_of = {name: getattr(metric, "facts", None) for name, metric in evaluators.items()}
     entries = {name: dict(found) for name, found in facts_of.items() if isinstance(found, Mapping) and found}
     before = _read_json(path)
@@ -182,10 +183,10 @@ def record(
     write_json(path, {**facts, **kept, **plainly, **shown, "entries": entries})
 
 
-def _digest(system: System) -> str:
+def _digest(weights: Mapping[str, Tensor]) -> str:
     """Digest of a system's state, by which its figures are known."""
     total = hashlib.sha256()
-    for name, value in system.state_dict().items():
+    for name, value in weights.items():
         total.update(name.encode())
         total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()[:16]

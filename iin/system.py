@@ -66,6 +66,10 @@ class System(nn.Module, ABC):
         """Learning rates that differ, by the objective's name, as multiples of ``train.lr``; default: none does."""
         return {}
 
+    def flows(self) -> list[nn.Module]:
+        """Flows that are trained: what ``train.compile`` translates and ``train.shard`` splits; default: none."""
+        return []
+
     def images(self, batch: Any) -> Mapping[str, Picture | Tensor]:
         """Pictures worth a look, by name; default: none.
 

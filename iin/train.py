@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -13,8 +14,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from iin.config import Training
+from iin.distributed import alone, first, lost, rank, wait
+from iin.engine import Engine
+from iin.engine import engine as make_engine
 from iin.evaluation import TestSet, evaluate, look, record, table, to_device
-from iin.interrupt import Interrupt
+from iin.interrupt import Interrupt, Interrupted
 from iin.logs import Sink
 from iin.record import read
 from iin.run import Run
@@ -68,6 +72,9 @@ def fit(
     Order and draws of an epoch come from (seed, epoch), noise of a step from (seed, step): a run that was stopped
     and resumed, at any step, ends in the same weights and figures as one that was not.
 
+    In several processes (see `iin.distributed`), all call this with the same arguments, but for ``train``: each has its
+    share of every batch. The first one writes.
+
     Args:
         system: what to train, on the device where it shall train.
         train: batches of training data.
@@ -82,7 +89,7 @@ def fit(
         interrupt: set by signals; the step is finished and saved, then `Interrupted` is raised.
 
     Raises:
-        TrainingError: a loss is not finite. The last good checkpoint is kept.
+        TrainingError: a loss is not finite, or another process is gone. The last good checkpoint is kept.
         Interrupted: a signal asked to stop.
     """
     interrupt = interrupt or Interrupt()
@@ -90,38 +97,49 @@ def fit(
     per_epoch = len(train)
     planned = settings.epochs * per_epoch
     total = planned if settings.steps is None else min(planned, settings.steps)
+    engine = make_engine(system, settings)
+    engine.place(lambda: to_device(next(iter(train.epoch(0))), engine.device), mix(seed, 0))
     optimizers = make_optimizers(system, settings)
     step = 0
     if checkpoint is not None:
         step = int(checkpoint["step"])
         restore(optimizers, checkpoint["optimizers"])
+        for optimizer in optimizers.values():
+            engine.spread(optimizer)
 
     def save() -> None:
-        run.save(step, system.state_dict(), {name: optimizer.state_dict() for name, optimizer in optimizers.items()})
-        run.prune(settings.keep, best_step(run, settings))
+        weights, moments = engine.weights(), engine.moments(optimizers)
+        if rank() == 0:
+            run.save(step, weights, moments)
+            run.prune(settings.keep, best_step(run, settings))
 
     def measure_if_due() -> None:
         """Evaluate after epochs and at the end, unless an earlier process of this run already has."""
         epoch, position = divmod(step, per_epoch)
         if step < total and (position or epoch % settings.evaluate_every):
             return
-        if any(line["split"] == "test" and line["step"] == step for line in read(run.folder / "metrics.jsonl")):
+        if first(lambda: measured(run, step)):
             return
         started = time.monotonic()
-        figures = evaluate(system, test, evaluators, seed=seed)
-        record(run, step, system, figures, facts or {}, evaluators)
-        pictures = look(system, test, step, seed=seed)
-        for sink in sinks:
-            sink.images(step, pictures)
-        for sink in sinks:
-            sink.scalars(step, max(0, step - 1) // per_epoch, "test", figures)
-        run.prune(settings.keep, best_step(run, settings))
+        with contextlib.nullcontext() if engine.divides else alone():
+            figures = evaluate(system, test, evaluators, seed=seed)
+        weights = engine.weights()
+        pictures = look(system, test, step, seed=seed) if rank() == 0 or not engine.divides else {}
+        if rank() == 0:
+            record(run, step, system, figures, facts or {}, evaluators, weights)
+            for sink in sinks:
+                sink.images(step, pictures)
+            for sink in sinks:
+                sink.scalars(step, max(0, step - 1) // per_epoch, "test", figures)
+            run.prune(settings.keep, best_step(run, settings))
+        wait()
         seconds = time.monotonic() - started
         log.info("step %d, evaluated in %.0f s:%s", step, seconds, table(figures) or " nothing to measure")
 
     system.train()
     clock = _Clock(step, total)
-    with tqdm(total=total, initial=step, unit="step", disable=None, dynamic_ncols=True) as bar:
+    silent = None if rank() == 0 else True  # None: where there is no terminal
+    with tqdm(total=total, initial=step, unit="step", disable=silent, dynamic_ncols=True) as bar:
         if not total:
             save()
         if step or not total:
@@ -129,18 +147,22 @@ def fit(
         while step < total:
             epoch, start = divmod(step, per_epoch)
             for position, batch in enumerate(train.epoch(epoch, start), start):
-                batch = to_device(batch, _device(system))
+                batch = to_device(batch, engine.device)
                 lr = schedule(step, settings.lr, settings.decay_start, planned)
-                torch.manual_seed(mix(seed, step))
+                where = f"step {step + 1} (epoch {epoch}, batch {position})"
                 try:
-                    terms = _step(system, batch, step, optimizers, lr, settings.clip)
+                    with engine.step(mix(seed, step)):
+                        terms = _step(system, batch, step, optimizers, lr, settings.clip, engine, interrupt.asked)
                 except FloatingPointError as error:
-                    where = f"step {step + 1} (epoch {epoch}, batch {position})"
                     raise TrainingError(f"{error} at {where}; {_blame(batch)}; {_kept(run)}") from error
+                except RuntimeError as error:
+                    if not lost(error):
+                        raise
+                    raise TrainingError(f"another process of this training is gone at {where}; {_kept(run)}") from error
                 step += 1
                 bar.update()
                 if step % settings.log_every == 0 or step in (1, total):
-                    values = {key: float(value) for key, value in terms.items()}
+                    values = engine.averages(terms)
                     for sink in sinks:
                         sink.scalars(step, epoch, "train", values)
                     loss = next(iter(values.values()))
@@ -149,9 +171,11 @@ def fit(
                         clock.report(step, loss)
                 last = step == total or position == per_epoch - 1
                 due = settings.checkpoint_every is not None and step % settings.checkpoint_every == 0
-                if due or last or interrupt.asked is not None:
+                asked = engine.stopping(interrupt.asked)
+                if due or last or asked is not None:
                     save()
-                interrupt.check()
+                if asked is not None:
+                    raise Interrupted(asked, run.folder)
                 if last:
                     break
             measure_if_due()
@@ -165,6 +189,8 @@ def _step(
     optimizers: Mapping[str, torch.optim.Optimizer],
     lr: float,
     clip: float | None,
+    engine: Engine | None = None,
+    asked: int | None = None,
 ) -> dict[str, Tensor | float]:
     """Minimise each objective of one batch once; returns what to log.
 
@@ -173,9 +199,10 @@ def _step(
     """
     terms: dict[str, Tensor | float] = {}
     factors = system.lr_factors()
-    for objective in system.objectives(batch, step):
+    engine = engine or Engine(system, Training())
+    for objective in engine.objectives(batch, step):
         optimizer = optimizers[objective.name]
-        value = float(objective.loss.detach())
+        value = engine.agree(float(objective.loss.detach()), asked)
         if not math.isfinite(value):
             raise FloatingPointError(f"loss {objective.name!r} is {value}")
         for group in optimizer.param_groups:
@@ -234,6 +261,11 @@ def restore(optimizers: Mapping[str, torch.optim.Optimizer], states: Mapping[str
             raise TrainingError(f"the checkpoint's optimiser {name!r} is of another system ({error})") from error
 
 
+def measured(run: Run, step: int) -> bool:
+    """Whether the run's record has the figures of a step."""
+    return any(line["split"] == "test" and line["step"] == step for line in read(run.folder / "metrics.jsonl"))
+
+
 def best_step(run: Run, settings: Training) -> int | None:
     """The evaluated step whose figure ``train.best`` is best, or None when it was never measured."""
     if settings.best is None:
@@ -264,7 +296,3 @@ class _Clock:
         speed = (step - self.first) / max(1e-9, now - self.started)
         left = (self.total - step) / max(1e-9, speed)
         log.info("step %d/%d  loss %.4g  %.1f steps/s  %.0f s left", step, self.total, loss, speed, left)
-
-
-def _device(system: System) -> torch.device:
-    return next(system.parameters()).device

@@ -45,7 +45,8 @@ LAYERS = {
     "logs": "run record report pictures system",
     "interrupt": "",
     "evaluation": "run record system interrupt",
-    "train": "config run record logs system interrupt evaluation",
+    "engine": "config system",
+    "train": "config run record logs system interrupt evaluation engine",
     # From a configuration to a run. Data sets reach these built; what is imported of `data` is the loader, and sources.
     "building": "config run system data compat interrupt evaluation",
     "codes": "config data models",

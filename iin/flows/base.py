@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Chain", "InvertibleModule"]
+__all__ = ["Chain", "InvertibleModule", "at_least_single"]
 
 
 class InvertibleModule(nn.Module, ABC):
@@ -47,16 +48,20 @@ class Chain(InvertibleModule):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        total = x.new_zeros(len(x))
-        for block in self.blocks:
-            x, logdet = block(x, context)
-            total = total + logdet
-        return x, total
+        with single_precision(x):
+            x = at_least_single(x)
+            total = x.new_zeros(len(x))
+            for block in self.blocks:
+                x, logdet = block(x, context)
+                total = total + logdet
+            return x, total
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        for block in reversed(list(self)):
-            z = block.inverse(z, context)
-        return z
+        with single_precision(z):
+            z = at_least_single(z)
+            for block in reversed(list(self)):
+                z = block.inverse(z, context)
+            return z
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -66,6 +71,19 @@ class Chain(InvertibleModule):
 
     def __getitem__(self, index: int) -> Any:
         return self.blocks[index]
+
+
+def single_precision(x: Tensor) -> contextlib.AbstractContextManager[object]:
+    """A context without autocast: with 8 bits of mantissa no flow is invertible, and no determinant right."""
+    kind = x.device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return contextlib.nullcontext()
+    return torch.autocast(kind, enabled=False)
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """What autocast made of fewer bits, in single precision; anything else as it is."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def check_vectors(x: Tensor, dim: int, block: str) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from iin.arguments import Count, Even, NonNegativeInt
-from iin.flows.base import Chain, InvertibleModule, check_vectors
+from iin.distributed import whole
+from iin.flows.base import Chain, InvertibleModule, at_least_single, check_vectors
 
 __all__ = ["ActNorm", "Coupling", "Shuffle", "vector_flow"]
 
@@ -44,8 +45,11 @@ class ActNorm(InvertibleModule):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Take ``loc`` and ``scale`` from a batch ``[B, D, ...]``."""
-        values = x.movedim(1, 0).flatten(1).contiguous()  # [D, B * positions]; sums in the published order
+        """Take ``loc`` and ``scale`` from a batch ``[B, D, ...]``; of a share of one, from the whole."""
+        x = whole(x)
+        values = (
+            at_least_single(x).movedim(1, 0).flatten(1).contiguous()
+        )  # [D, B * positions]; sums in the published order
         if values.shape[1] < 2:
             raise ValueError(
                 "ActNorm initialises from its first training batch and needs at least 2 values a channel, "

@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from iin.distributed import noise_like
+from iin.flows.base import at_least_single
+
 __all__ = ["Gaussian", "standard_normal"]
 
 
@@ -20,6 +23,8 @@ class Gaussian:
     """
 
     def __init__(self, mean: Tensor, logvar: Tensor, *, deterministic: bool = False) -> None:
+        # What encoders say in fewer bits is meant in single precision at least.
+        mean, logvar = at_least_single(mean), at_least_single(logvar)
         self.mean = mean
         self.logvar = logvar.clamp(-30.0, 10.0)
         self.deterministic = deterministic
@@ -28,7 +33,7 @@ class Gaussian:
 
     def sample(self) -> Tensor:
         """Draw one code a row ``[B, D]``, differentiable in mean and deviation; noise from torch's generator."""
-        return self.mean + self.std * torch.randn_like(self.mean)
+        return self.mean + self.std * noise_like(self.mean)
 
     def kl(self, other: Gaussian | None = None) -> Tensor:
         """Kullback-Leibler divergence ``[B]``, in nats, from ``other`` (default: the standard normal)."""

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.autograd import grad
 
 from iin.arguments import NonNegative, NonNegativeInt, Positive
+from iin.distributed import average
+from iin.flows.base import at_least_single
 from iin.losses import adaptive_weight, discriminator_loss, generator_loss, pixel_error, reconstruction_nll
 from iin.models import Autoencoder as AutoencoderModel
 from iin.models.gaussian import standard_normal
@@ -144,7 +146,7 @@ class Autoencoder(System):
     def objectives(self, batch: Any, step: int) -> Iterator[Objective]:
         image = batch.image
         posterior = self.model.encode(image)
-        made = self.model.decode(posterior.sample())
+        made = at_least_single(self.model.decode(posterior.sample()))  # of fewer bits under autocast; errors need more
         kl = posterior.kl().mean()
         active = step >= self.disc_start
         if self.discriminator is not None and (active or self.disc_warmup):
@@ -167,9 +169,9 @@ class Autoencoder(System):
         nll = reconstruction_nll(error, self.logvar.detach())
         (nll_gradient,) = grad(nll, shown)
         with torch.set_grad_enabled(active):
-            real = self.discriminator(image)
+            real = at_least_single(self.discriminator(image))
         with _frozen(self.discriminator, not active), torch.set_grad_enabled(active or self.calibrate):
-            fake = self.discriminator(shown)
+            fake = at_least_single(self.discriminator(shown))
             g = generator_loss(fake)
         g_gradient = grad(g, shown, retain_graph=active)[0] if fake.requires_grad else None
         weight = self._weight(made, nll_gradient, g_gradient)
@@ -195,7 +197,8 @@ class Autoencoder(System):
         if not self.calibrate or g_gradient is None:
             return made.new_tensor(self.discriminator_weight)
         last = self.model.last_layer
-        at_last = (grad(made, last, g, retain_graph=True)[0] for g in (nll_gradient, g_gradient))
+        # Of the whole batch, of which each process may have a share: the strength of a mean is no mean of strengths.
+        at_last = (average(grad(made, last, g, retain_graph=True)[0]) for g in (nll_gradient, g_gradient))
         return adaptive_weight(*at_last)
 
     def _error(self, image: Tensor, made: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
