@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from iin.feed import prefetch
 from iin.interrupt import Interrupt
 from iin.record import plain
 from iin.run import Run, write_json
 from iin.seeds import mix
 from iin.system import Evaluator, Picture, System
 
-__all__ = ["TestSet", "evaluate", "look", "record", "table", "to_device"]
+__all__ = ["TestSet", "evaluate", "look", "record", "table"]
 
 log = logging.getLogger("iin")
 
@@ -53,16 +54,10 @@ class TestSet:
         self._interrupt = interrupt
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self._batches:
+        for batch in prefetch(self._batches, self.device):
             if self._interrupt is not None:
                 self._interrupt.check()
-            yield to_device(batch, self.device)
-
-
-def to_device(batch: Any, device: torch.device) -> Any:
-    """Move the tensors of a named tuple; what is no tensor stays."""
-    moved = (value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for value in batch)
-    return type(batch)(*moved)
+            yield batch
 
 
 @torch.no_grad()

@@ -17,7 +17,8 @@ from iin.config import Training
 from iin.distributed import alone, first, lost, rank, wait
 from iin.engine import Engine
 from iin.engine import engine as make_engine
-from iin.evaluation import TestSet, evaluate, look, record, table, to_device
+from iin.evaluation import TestSet, evaluate, look, record, table
+from iin.feed import prefetch, to_device
 from iin.interrupt import Interrupt, Interrupted
 from iin.logs import Sink
 from iin.record import read
@@ -146,8 +147,7 @@ def fit(
             measure_if_due()  # the process may have ended between checkpoint and evaluation
         while step < total:
             epoch, start = divmod(step, per_epoch)
-            for position, batch in enumerate(train.epoch(epoch, start), start):
-                batch = to_device(batch, engine.device)
+            for position, batch in enumerate(prefetch(train.epoch(epoch, start), engine.device), start):
                 lr = schedule(step, settings.lr, settings.decay_start, planned)
                 where = f"step {step + 1} (epoch {epoch}, batch {position})"
                 try:

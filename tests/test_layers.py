@@ -16,13 +16,14 @@ import iin
 
 PACKAGE = Path(iin.__file__).parent
 
-BOTTOM = "arguments arrays distributed files progress seeds"
+BOTTOM = "arguments arrays distributed feed files progress seeds"
 """Whoever needs them may import these; they import nothing of the package but each other."""
 
 LAYERS = {
     "arguments": "",
     "arrays": "",
     "distributed": "",
+    "feed": "",
     "files": "",
     "progress": "",
     "seeds": "",

@@ -50,6 +50,10 @@ class Codes:
         """The same in memory that is fit to be copied to a GPU while other work goes on."""
         return Codes(self.values.pin_memory())
 
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Say that a stream of a GPU works on this; see the method of tensors."""
+        self.values.record_stream(stream)
+
     @staticmethod
     def cat(parts: Sequence[Codes]) -> Codes:
         """All rows, behind each other."""
