@@ -35,6 +35,7 @@ __all__ = [
     "one_batch",
     "rank",
     "session",
+    "speaks",
     "started",
     "total",
     "wait",
@@ -46,6 +47,8 @@ _Result = TypeVar("_Result")
 
 _active: bool = False
 """Whether there is a group of processes, which all of them have joined."""
+_store: Any = None
+"""What the processes tell each other without waiting."""
 
 PATIENCE = datetime.timedelta(hours=2)
 """How long a process waits for the others before it gives up: as long as the first one may need for work of its own."""
@@ -77,7 +80,7 @@ def session() -> Iterator[None]:
         ValueError: there are fewer GPUs than processes on this machine.
         RuntimeError: the others cannot be reached.
     """
-    global _active
+    global _active, _store
     if not started() or _active:
         yield
         return
@@ -91,13 +94,16 @@ def session() -> Iterator[None]:
             )
         torch.cuda.set_device(local)
         backend = "cpu:gloo,cuda:nccl"
-    torch.distributed.init_process_group(backend, timeout=PATIENCE)
+    _store, place, count = next(torch.distributed.rendezvous("env://"))
+    torch.distributed.init_process_group(backend, store=_store, rank=place, world_size=count, timeout=PATIENCE)
     _active = True
     try:
         yield
     finally:
         _active = False
-        torch.distributed.destroy_process_group()
+        with contextlib.suppress(RuntimeError):  # others may be gone
+            torch.distributed.destroy_process_group()
+        _store = None
 
 
 @contextlib.contextmanager
@@ -109,6 +115,20 @@ def alone() -> Iterator[None]:
         yield
     finally:
         _active = before
+
+
+def speaks() -> bool:
+    """Whether it is up to this process to say what went wrong: the first one does; others, if it is at work still."""
+    if world() == 1:
+        return True
+    try:
+        if rank() == 0:
+            _store.set("failed", "")
+            return True
+        _store.wait(["failed"], datetime.timedelta(seconds=3))
+        return False
+    except RuntimeError:
+        return True
 
 
 # --- one does it, or all in order -------------------------------------------------------------------------------------

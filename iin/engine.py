@@ -8,7 +8,6 @@ FSDP, which splits those of flows among the processes.
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -127,8 +126,11 @@ class Parallel(Engine):
         if self.device.type == "cuda" and not settings.shard:
             # Statistics of the whole batch; torch has this for GPUs only. On processors each share has its own.
             _synchronise(system)
+        for value in system.state_dict().values():  # equal already, but for what different machines make of a seed
+            torch.distributed.broadcast(value, src=0)
         self._sharded = settings.shard
         self.divides = not settings.shard
+        self._moved: dict[str, list[Parameter]] = {}
         self._players: dict[str, nn.Module] = {}
         self._asked: int | None = None
 
@@ -141,7 +143,7 @@ class Parallel(Engine):
             for flow in self.system.flows():
                 _split(flow, self.device)
         else:
-            self._players = {name: _player(found) for name, found in self.system.trainable().items()}
+            self._moved = self.system.trainable()
 
     @contextlib.contextmanager
     def step(self, seed: int) -> Iterator[None]:
@@ -151,6 +153,8 @@ class Parallel(Engine):
             yield
 
     def _ready(self, objective: Objective) -> Objective:
+        if objective.name not in self._players and objective.name in self._moved:
+            self._players[objective.name] = _player(self._moved[objective.name], objective.loss)
         player = self._players.get(objective.name)
         return objective if player is None else objective._replace(loss=player(objective.loss))
 
@@ -197,12 +201,32 @@ class _Player(nn.Module):
         return loss
 
 
-def _player(parameters: list[Parameter]) -> nn.Module:
-    # An objective may leave parameters untouched in some step; that it does not is no reason for a warning.
-    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+def _player(parameters: list[Parameter], loss: Tensor) -> nn.Module:
+    """Parameters under DDP, which has to look for those that a loss leaves untouched, where the first one does."""
+    touched = _touched(loss)
+    unused = any(id(parameter) not in touched for parameter in parameters)
     return DistributedDataParallel(
-        _Player(parameters), broadcast_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=True
+        _Player(parameters),
+        init_sync=False,  # they are equal already, and in use by the loss that is to be differentiated
+        gradient_as_bucket_view=True,
+        find_unused_parameters=unused,
     )
+
+
+def _touched(loss: Tensor) -> set[int]:
+    """The leaves that a loss depends on, by identity."""
+    found: set[int] = set()
+    seen: set[Any] = set()
+    ahead = [loss.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        ahead.extend(following for following, _ in node.next_functions)
+    return found
 
 
 def _split(flow: nn.Module, device: torch.device) -> None:

@@ -7,6 +7,7 @@ missing, builds everything and runs the loop. Building never trains.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import logging
 import platform
@@ -27,20 +28,22 @@ from iin.building import (
     fresh,
     load_sound,
     logs_folder,
+    make_ready,
     metrics,
     name_factors,
     source,
     test_set,
     with_weights,
 )
-from iin.config import Training
+from iin.config import ConfigError, Training
 from iin.data import Loader
+from iin.distributed import everyone, first, leading, rank, wait, world
 from iin.evaluation import evaluate, look, record
 from iin.factors import adopt, settle
 from iin.files import write_atomically
 from iin.interrupt import Interrupt, Interrupted
 from iin.logs import LogError, open_sinks
-from iin.plan import FirstStage, Plan, plan, plan_resume
+from iin.plan import FirstStage, Plan, changes, plan, plan_resume
 from iin.run import Run, RunError, step_of, write_json
 from iin.seeds import mix
 from iin.system import System
@@ -68,27 +71,71 @@ def train(made: Plan) -> Run:
         ConfigError, RunError, LogError, TrainingError: in one line.
         Interrupted: a signal asked to stop; everything is saved.
     """
+    check_shares(made)
     for stage in made.stages:
         _provide(stage)
     asked = made.digest
-    settle(made.tree)
+    made.tree.update(first(lambda: _settled(made.tree)))
     system = fresh(made.tree)
     tree = {"version": configuration.VERSION, **made.tree}
-    run = Run.create(logs_folder(), made.name, tree, digest=made.digest, asked=asked)
-    with run.locked(), _log_file(run):
+    run = Run(first(lambda: Run.create(logs_folder(), made.name, tree, digest=made.digest, asked=asked).folder))
+    with _held(run):
         log.info("Training %s for %d steps: %s", made.name, made.steps, run.folder)
-        _write_environment(run, made)
+        if rank() == 0:
+            _write_environment(run, made)
         _fit(run, made.tree, system, None)
     return run
+
+
+def check_shares(made: Plan) -> None:
+    """See that batches can be divided among the processes, and that all are about to do the same.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if world() == 1:
+        return
+    mistakes = []
+    for number, tree in enumerate(trees := everyone(made.tree)):
+        for key, (ours, theirs) in list(changes(trees[0], tree))[:3]:
+            mistakes.append(f"{key}: {theirs} in process {number}, but {ours} in process 0; give all the same settings")
+    for one in [made, *(stage.plan for stage in made.stages if stage.plan and not stage.run)]:
+        if one.settings.batch_size % world():
+            mistakes.append(
+                f"train.batch_size: {one.settings.batch_size} ({one.name}) cannot be divided among {world()} "
+                f"processes; use a multiple of {world()}"
+            )
+        if one.settings.device not in ("auto", "cpu", "cuda"):
+            mistakes.append(f"train.device: {one.settings.device} is one device, for {world()} processes; use auto")
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
+def _settled(tree: dict[str, Any]) -> dict[str, Any]:
+    settle(tree)
+    return tree
+
+
+@contextlib.contextmanager
+def _held(run: Run) -> Iterator[None]:
+    """Hold a run and write its log, which is up to the first process; the others wait until it does."""
+    with contextlib.ExitStack() as stack:
+
+        def hold() -> None:
+            stack.enter_context(run.locked())
+            stack.enter_context(_log_file(run))
+
+        first(hold)
+        yield
 
 
 def _provide(stage: FirstStage) -> None:
     """See to it that there is a run which a first stage can be taken from."""
     if stage.plan is not None:
-        stage.run = Run.find(logs_folder(), stage.plan.digest)
+        stage.run = _found(stage.plan.digest)
         if stage.run is None:
             where = f"no finished run of {stage.plan.name} below {logs_folder()}"
-            if unfinished := Run.find(logs_folder(), stage.plan.digest, finished=False):
+            if unfinished := _found(stage.plan.digest, finished=False):
                 log.info("First stage: %s, but one that was not finished; it is first", where)
                 stage.run = resume(unfinished, allow=stage.plan.allow)
             else:
@@ -99,6 +146,17 @@ def _provide(stage: FirstStage) -> None:
         adopt(stage.plan.tree, stage.run)
     name = stage.path.rpartition(".")[2].replace("_", " ").capitalize()  # First stage, as a rule
     log.info("%s: %s", name, stage.checkpoint or (stage.run and stage.run.folder))
+
+
+def _found(digest: str, *, finished: bool = True) -> Run | None:
+    """The run of this digest that the first process finds."""
+
+    def find() -> Path | None:
+        run = Run.find(logs_folder(), digest, finished=finished)
+        return None if run is None else run.folder
+
+    folder = first(find)
+    return None if folder is None else Run(folder)
 
 
 def resume(
@@ -119,9 +177,10 @@ def resume(
         ConfigError, RunError, LogError, TrainingError: in one line.
         Interrupted: a signal asked to stop; everything is saved.
     """
-    with run.locked(), _log_file(run):
-        run.sweep()
-        made = plan_resume(run, overrides, which, allow=allow)
+    with _held(run):
+        first(run.sweep)
+        made = leading(lambda: plan_resume(run, overrides, which, allow=allow))
+        check_shares(made)
         content, recorded = None, 0
         if made.checkpoint is not None:
             content, path = made.checkpoint
@@ -132,23 +191,28 @@ def resume(
                 log.info("Nothing left to train: %s is at step %d of %d", run.folder, made.step, made.steps)
             # Tried before anything is set aside for it.
             restore(make_optimizers(system, made.settings), content["optimizers"])
-            recorded = _rewind(run, content, path)
+            recorded = first(lambda: _rewind(run, content, path))
         else:  # stopped before its first checkpoint: the beginning is the state to go on from
             system = fresh(made.tree)
             log.info("Starting %s from the beginning: it has no checkpoint yet", run.folder)
         if made.changes:
             log.info("%s", made.changed)
-            with write_atomically(run.config_file) as file:
-                file.write(configuration.dump(made.tree).encode())
-            mixed = digest(made.tree)
-            if made.step and mixed != run.state.get("digest"):
-                # Trained in part by other settings, it is no run of either configuration: nobody shall find it as one.
-                mixed = f"{mixed}, from step {made.step} on"
-            state = run.state
-            found_by = {key: mixed for key in ("digest", "asked") if key == "digest" or key in state}
-            run.set_state(state.get("state", "interrupted"), made.step, **found_by)
+            first(lambda: _adapt(run, made))
         _fit(run, made.tree, system, content, recorded)
     return run
+
+
+def _adapt(run: Run, made: Plan) -> None:
+    """Write changed settings into a run, and what it is found by from now on."""
+    with write_atomically(run.config_file) as file:
+        file.write(configuration.dump(made.tree).encode())
+    mixed = digest(made.tree)
+    if made.step and mixed != run.state.get("digest"):
+        # Trained in part by other settings, it is no run of either configuration: nobody shall find it as one.
+        mixed = f"{mixed}, from step {made.step} on"
+    state = run.state
+    found_by = {key: mixed for key in ("digest", "asked") if key == "digest" or key in state}
+    run.set_state(state.get("state", "interrupted"), made.step, **found_by)
 
 
 def _rewind(run: Run, content: Mapping[str, Any], path: Path) -> int:
@@ -187,17 +251,28 @@ def _fit(
     system.to(device_of(settings))
     evaluators = metrics(tree)
     interrupt = Interrupt()
-    sinks = open_sinks(tree.get("logs", []), run.folder, tree, step=recorded)
-    # The names of factors are the data's; a run that is loaded without its data has them from here.
-    run.set_state("running", step, factors=list(getattr(system, "names", ())))
+    leader = rank() == 0
+    sinks = open_sinks(tree.get("logs", []), run.folder, tree, step=recorded) if leader else []
+    if leader:
+        # The names of factors are the data's; a run that is loaded without its data has them from here.
+        run.set_state("running", step, factors=list(getattr(system, "names", ())))
     try:
         with interrupt:
             interrupt.folder = run.folder
+            for data in (train_data, test_data):
+                leading(functools.partial(make_ready, data, interrupt.check))
             seen = codes.instead(system, train_data, settings, step=step, check=interrupt.check)
             workers = settings.workers if seen is train_data else 0  # codes are there, nothing is to be fetched
             fit(
                 system,
-                Loader(seen, settings.batch_size, seed=mix(seed, 0), shuffle=True, workers=workers),
+                Loader(
+                    seen,
+                    settings.batch_size,
+                    seed=mix(seed, 0),
+                    shuffle=True,
+                    workers=workers,
+                    share=(rank(), world()),
+                ),
                 test_set(test_data, settings, seed, interrupt),
                 evaluators,
                 settings,
@@ -208,11 +283,14 @@ def _fit(
                 facts=_facts(tree, test_data),
                 interrupt=interrupt,
             )
-        run.set_state("finished", _newest(run))
+        if leader:
+            run.set_state("finished", _newest(run))
+        wait()
     except BaseException as error:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)
-        with contextlib.suppress(OSError):  # a full disk, perhaps: the error that is on its way says more
-            run.set_state("interrupted" if stopped else "failed", _newest(run))
+        if leader:
+            with contextlib.suppress(OSError):  # a full disk, perhaps: the error that is on its way says more
+                run.set_state("interrupted" if stopped else "failed", _newest(run))
         raise
     finally:
         for sink in sinks:
@@ -342,13 +420,18 @@ def evaluate_run(
     name_factors(system, data)
     evaluators = metrics(tree)
     system.to(device_of(settings))
+    make_ready(data)
     test = test_set(data, settings, seed)
     figures = evaluate(system, test, evaluators, seed=mix(seed, 1))
-    record(run, trained.step, system, figures, _facts(tree, data), evaluators)
-    found = look(system, test, trained.step, seed=mix(seed, 1))
-    try:
-        pictures.write(run.folder / "eval" / f"step-{trained.step:08d}", found)
-    except Exception as error:  # as in training: figures are no worse for pictures that cannot be drawn
-        log.warning("pictures: left out, they cannot be written (%s)", " ".join(str(error).split()))
-    report.write(run.folder)
+
+    def write() -> None:
+        record(run, trained.step, system, figures, _facts(tree, data), evaluators)
+        found = look(system, test, trained.step, seed=mix(seed, 1))
+        try:
+            pictures.write(run.folder / "eval" / f"step-{trained.step:08d}", found)
+        except Exception as error:  # as in training: figures are no worse for pictures that cannot be drawn
+            log.warning("pictures: left out, they cannot be written (%s)", " ".join(str(error).split()))
+        report.write(run.folder)
+
+    first(write)
     return figures

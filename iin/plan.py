@@ -37,7 +37,7 @@ from iin.logs import missing
 from iin.run import Run, RunError
 from iin.trial import Trial, attempt
 
-__all__ = ["FirstStage", "Plan", "locate", "plan", "plan_resume", "resolve_paths"]
+__all__ = ["FirstStage", "Plan", "changes", "locate", "plan", "plan_resume", "resolve_paths"]
 
 log = logging.getLogger("iin")
 
@@ -192,7 +192,7 @@ def plan_resume(
             raise ConfigError([f"{path}: the first stage of a run cannot be changed; start another with iin-train -b"])
     if is_auto(made.tree):
         raise ConfigError([f"{KEY}: a run keeps the sizes that it began with; start another with iin-train -b"])
-    made.changes = dict(_changes(configuration.load([run.config_file]).tree, made.tree))
+    made.changes = dict(changes(configuration.load([run.config_file]).tree, made.tree))
     made.trial = attempt(made.tree, made.settings)
     if run.checkpoints() or which is not None:
         made.checkpoint = load_sound(run, which)
@@ -216,11 +216,11 @@ def _section(key: str) -> str:
     return key.split(".")[0]
 
 
-def _changes(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
+def changes(before: Any, after: Any, path: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
     """Key paths whose values differ, with both values."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for key in dict.fromkeys([*before, *after]):
-            yield from _changes(before.get(key), after.get(key), f"{path}.{key}" if path else str(key))
+            yield from changes(before.get(key), after.get(key), f"{path}.{key}" if path else str(key))
     elif before != after:
         yield path, (before, after)
 
@@ -386,7 +386,7 @@ def _similar(made: Plan, path: str) -> str:
         try:
             run = Run(folder)
             tree = configuration.load([run.config_file]).tree
-            keys = [key for key, _ in _changes(decisive(tree), decisive(made.tree))]
+            keys = [key for key, _ in changes(decisive(tree), decisive(made.tree))]
         except (RunError, ConfigError, LookupError, TypeError):  # of another version, perhaps
             continue
         if tree.get("name") == made.name and run.state.get("state") == "finished" and run.checkpoints():

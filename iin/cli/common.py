@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-__all__ = ["add_common", "run_command"]
+__all__ = ["add_common", "add_devices", "run_command"]
+
+
+def add_devices(parser: argparse.ArgumentParser) -> None:
+    """The argument of commands that can work in several processes."""
+    parser.add_argument(
+        "--devices",
+        metavar="N",
+        type=int,
+        help="work in N processes on this machine, one for each graphics processor, or processor core without any; "
+        "for several machines use torchrun",
+    )
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +40,14 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="print warnings and results only")
 
 
-def run_command(command: Callable[[], None], arguments: argparse.Namespace) -> int:
+def run_command(command: Callable[[], None], arguments: argparse.Namespace, module: str, argv: Sequence[str]) -> int:
     """Run a command and turn what may go wrong into one line and an exit code.
+
+    Args:
+        command: what it does.
+        arguments: those of `add_common`, parsed.
+        module: the command's, by which it is started again where ``--devices`` asks for several processes.
+        argv: its command line.
 
     Returns:
         0; 2 for anything that the user can mend; 128 + n when signal n asked to stop.
@@ -41,6 +59,11 @@ def run_command(command: Callable[[], None], arguments: argparse.Namespace) -> i
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if arguments.logs:
         os.environ["IIN_LOGS"] = arguments.logs
+    several = int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
+    if getattr(arguments, "devices", None) is not None and not several:
+        from iin.cli.launch import launch
+
+        return launch(module, argv, arguments.devices)
     if arguments.allow and "" not in sys.path:
         # A module of one's own lies in the current folder, where an installed command would not look for it.
         sys.path.insert(0, "")
@@ -49,22 +72,43 @@ def run_command(command: Callable[[], None], arguments: argparse.Namespace) -> i
     log = logging.getLogger("iin")
     log.addHandler(handler)
     log.setLevel(logging.WARNING if arguments.quiet else logging.INFO)
+    follows = several and os.environ["RANK"] != "0"
+    if follows:
+        log.setLevel(logging.CRITICAL)  # the first process says it
     show = warnings.showwarning
     warnings.showwarning = lambda message, *_, **__: log.warning("%s", message)
 
+    from iin import distributed
     from iin.config import ConfigError
     from iin.interrupt import Interrupted
     from iin.record import LogError
     from iin.run import RunError
     from iin.train import TrainingError
 
-    try:
-        command()
-    except ConfigError as error:
-        for mistake in error.mistakes:
-            print(f"error: {mistake}", file=sys.stderr)
+    told = gone = False
+
+    def complain(*lines: str) -> int:
+        who = f"process {os.environ['RANK']}: " if follows else ""
+        for line in () if told else lines:
+            print(f"error: {who}{line}", file=sys.stderr)
         return 2
+
+    try:
+        with distributed.session(), contextlib.ExitStack() as stack:
+            if follows:
+                stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
+            try:
+                command()
+            except BaseException as error:
+                told, gone = not distributed.speaks(), distributed.lost(error)
+                raise
+    except distributed.Elsewhere:
+        return 2
+    except ConfigError as error:
+        return complain(*error.mistakes)
     except Interrupted as stopped:
+        if follows:
+            return 128 + stopped.number
         further = ""
         if stopped.folder is not None:
             allow = [word for package in arguments.allow for word in ("--allow", package)]
@@ -77,14 +121,14 @@ def run_command(command: Callable[[], None], arguments: argparse.Namespace) -> i
     except (RunError, TrainingError, LogError, ValueError, OSError) as error:
         if os.environ.get("IIN_DEBUG"):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return complain(" ".join(str(error).split()))
     except Exception as error:  # not foreseen: a bug here, or in somebody's own code
+        if gone:
+            return complain("another process of this job is gone; what was saved until then is in the run's folder")
         if os.environ.get("IIN_DEBUG"):
             raise
         text = " ".join(str(error).split())[:300]
-        print(f"error: {type(error).__name__}: {text} (not foreseen; IIN_DEBUG=1 shows where)", file=sys.stderr)
-        return 2
+        return complain(f"{type(error).__name__}: {text} (not foreseen; IIN_DEBUG=1 shows where)")
     finally:
         warnings.showwarning = show
         log.removeHandler(handler)

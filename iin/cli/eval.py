@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from iin.cli.common import add_common, run_command
+from iin.cli.common import add_common, add_devices, run_command
 
 __all__ = ["main", "table"]
 
@@ -37,11 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="write the factor sizes that were measured (iin.metrics.FactorDims) as an overlay for the configuration "
         "of a flow",
     )
+    add_devices(parser)
     add_common(parser)
     arguments = parser.parse_intermixed_args(argv)
 
     def command() -> None:
         from iin import experiment, factors
+        from iin.distributed import first
         from iin.run import Run
 
         run = Run(arguments.project)
@@ -50,12 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures = experiment.evaluate_run(run, arguments.overrides, arguments.checkpoint, allow=arguments.allow)
         print(table(figures))
         if arguments.write:
-            factors.write_overlay(arguments.write, figures, str(run.folder))
+            first(lambda: factors.write_overlay(arguments.write, figures, str(run.folder)))
             print(f"Factors: {arguments.write} (merge it: iin-train -b FLOW.yaml {arguments.write})")
         print(f"Report: {run.folder / 'report.html'}")
         print(f"Run folder: {run.folder}")
 
-    return run_command(command, arguments)
+    return run_command(command, arguments, "iin.cli.eval", sys.argv[1:] if argv is None else argv)
 
 
 def table(figures: Mapping[str, float]) -> str:

@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         path = explore.save(content, arguments.save or Path(f"explore_{name}_{arguments.split}.html"))
         print(f"Saved: {path}")
 
-    return run_command(command, arguments)
+    return run_command(command, arguments, "iin.cli.explore", sys.argv[1:] if argv is None else argv)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from iin.cli.common import add_common, run_command
+from iin.cli.common import add_common, add_devices, run_command
 
 __all__ = ["main"]
 
@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="check everything and show the plan; train nothing")
     parser.add_argument("--print-config", action="store_true", help="print the merged configuration and stop")
     parser.add_argument("-t", "--train", action="store_true", help=argparse.SUPPRESS)  # accepted, as in edflow
+    add_devices(parser)
     add_common(parser)
     # Overrides may stand anywhere, also right behind the files of -b.
     arguments = parser.parse_intermixed_args(argv)
@@ -69,8 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(configuration.dump(config.tree), end="")
             return
         from iin import experiment
+        from iin.distributed import leading
 
-        made = experiment.plan(config, quick=arguments.quick, allow=arguments.allow, rehearse=arguments.dry_run)
+        made = leading(
+            lambda: experiment.plan(config, quick=arguments.quick, allow=arguments.allow, rehearse=arguments.dry_run)
+        )
         if arguments.dry_run:
             print(made.describe())
             return
@@ -78,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"Report: {run.folder / 'report.html'}")
         print(f"Run folder: {run.folder}")
 
-    return run_command(command, arguments)
+    return run_command(command, arguments, "iin.cli.train", sys.argv[1:] if argv is None else argv)
 
 
 def _resume(target: str, overrides: Sequence[str], arguments: argparse.Namespace) -> None:

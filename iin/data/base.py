@@ -16,6 +16,8 @@ Nothing else is required. What it may also have:
 * ``meaning(label: int) -> dict[str, str]``  where a label stands for several things: factor -> its value, in words;
   and ``values: dict[str, tuple[str, ...]]``, all that it may say of each, in order
 * ``skipped: dict[str, str]``  files that were left out, with the reasons
+* ``make_ready(check)``  does what takes a while and is done once for all who use the set, such as decoding pictures;
+  called when training or an evaluation begins. It calls ``check``, unless that is None, every now and then
 * ``fixed: bool``       an image, which is what an index stands for, always looks the same: at each visit, and whichever
   other asks for it as its partner. Without it, images are taken to change. Where it is false, ``varies: str`` may say
   what is drawn anew at each visit
@@ -212,13 +214,23 @@ class Loader:
         shuffle: a new order each epoch; otherwise the order of the set, the same draws at each visit,
             and a last batch that may be smaller (shuffled epochs drop it, so that every step is alike).
         workers: processes that fetch; 0 fetches here, which is fastest for sets that live in memory.
+        share: (r, n) yields the r-th of n equal shares of every batch, counted from 0: n processes that train together
+            each see one.
 
     Raises:
-        ValueError: ``batch_size`` is less than 1, or more than the set has and ``shuffle`` is set.
+        ValueError: ``batch_size`` is less than 1, or more than the set has and ``shuffle`` is set; or it cannot be
+            divided into the shares.
     """
 
     def __init__(
-        self, data: Dataset, batch_size: int, *, seed: int = 0, shuffle: bool = False, workers: int = 0
+        self,
+        data: Dataset,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        workers: int = 0,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, found {batch_size}")
@@ -229,6 +241,9 @@ class Loader:
         self.seed = seed
         self.shuffle = shuffle
         self.workers = workers
+        if not 0 <= share[0] < share[1] or batch_size % share[1]:
+            raise ValueError(f"batch_size {batch_size} has no share {share[0]} of {share[1]}; use a multiple of that")
+        self.share = share
 
     def __len__(self) -> int:
         count, size = len(self.data), self.batch_size
@@ -243,7 +258,10 @@ class Loader:
         else:
             order, epoch = list(range(count)), 0
         seed = mix(self.seed, epoch, 1)
-        return [Visit(order[i * size : (i + 1) * size], seed) for i in range(len(self))]
+        number, shares = self.share
+        part = size // shares
+        starts = (i * size + number * part for i in range(len(self)))
+        return [Visit(order[start : start + part], seed) for start in starts]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """Yield the batches of an epoch, from the ``start``-th on."""

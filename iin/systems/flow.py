@@ -10,6 +10,7 @@ from annotated_types import Ge, Len
 from torch import Tensor, nn
 
 from iin.arguments import Count, Fraction
+from iin.distributed import lists
 from iin.flows import InvertibleModule
 from iin.losses import factor_mask, nll, pair_nll
 from iin.models.codes import Codes
@@ -79,6 +80,9 @@ class LatentFlow(System):
     def noisy_code(self, image: Tensor | Codes) -> Tensor:
         """A draw from the first stage's posterior ``[B, D]``: what the flow is trained on."""
         return self.posterior(image).sample()
+
+    def flows(self) -> list[nn.Module]:
+        return [self.flow]
 
     @torch.no_grad()
     def code(self, image: Tensor | Codes) -> Tensor:
@@ -194,7 +198,8 @@ class FactorFlow(LatentFlow):
     def objectives(self, batch: Any, step: int) -> Iterator[Objective]:
         if not hasattr(batch, "shared"):
             raise ValueError("FactorFlow is trained on pairs: use a pair data set (MNISTPairs, pairs: true)")
-        x = self.noisy_code(_together(batch.image, batch.other))  # both at once: [2B, D]
+        with lists(2):
+            x = self.noisy_code(_together(batch.image, batch.other))  # both at once: [2B, D]
         if step == 0:
             with torch.no_grad():  # ActNorm takes its statistics from the first images alone, as published
                 self.flow(x[: len(batch.image)])
