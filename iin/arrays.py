@@ -27,7 +27,7 @@ __all__ = ["MARGIN", "Mapped", "Unwritable", "lacking", "opened", "shown", "writ
 
 log = logging.getLogger("iin")
 
-MARGIN = 1 << 30
+MARGIN = 10**9
 """Bytes that are left free on a disk, for checkpoints and for others."""
 
 _PAGE = 4096
@@ -86,7 +86,9 @@ def _bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
     return math.prod(shape) * dtype.itemsize
 
 
-def opened(path: Path, about: Mapping[str, Any], shape: tuple[int, ...], dtype: torch.dtype) -> Mapped | None:
+def opened(
+    path: Path, about: Mapping[str, Any], shape: tuple[int, ...], dtype: torch.dtype, *, quiet: bool = False
+) -> Mapped | None:
     """The array in a file, if it is the one that is expected; None where there is no file, or another, with a line.
 
     Args:
@@ -94,6 +96,7 @@ def opened(path: Path, about: Mapping[str, Any], shape: tuple[int, ...], dtype: 
         about: what it was made from; strings and numbers.
         shape: of the array.
         dtype: of its values.
+        quiet: say nothing of files that are another; for those who will not make it anew.
     """
     expected = _header(about, shape, dtype)
     try:
@@ -108,7 +111,8 @@ def opened(path: Path, about: Mapping[str, Any], shape: tuple[int, ...], dtype: 
         reason = f"cannot be read ({error.strerror or error})"
     else:
         reason = "is cut off" if found == expected or len(found) < _PAGE else f"holds {_difference(found, expected)}"
-    log.info("%s %s; it is made anew", path, reason)
+    if not quiet:
+        log.info("%s %s; it is made anew", path, reason)
     return None
 
 
@@ -129,7 +133,7 @@ def lacking(path: Path, size: int) -> str:
     free = shutil.disk_usage(place).free
     if free >= size + MARGIN:
         return ""
-    return f"{place}: {shown(size)} and {shown(MARGIN)} to spare are needed, {shown(free)} are free"
+    return f"{path.parent}: {shown(size)} and {shown(MARGIN)} to spare are needed, {shown(free)} are free"
 
 
 def shown(size: int) -> str:

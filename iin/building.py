@@ -40,6 +40,7 @@ __all__ = [
     "fresh",
     "is_auto",
     "logs_folder",
+    "make_ready",
     "metrics",
     "name_factors",
     "original",
@@ -284,6 +285,12 @@ def datasets(tree: Mapping[str, Any], *splits: str) -> list[Any]:
         except (ValueError, OSError) as error:
             raise ConfigError([f"data.{split}: {' '.join(str(error).split())}"]) from error
     return made
+
+
+def make_ready(data: Any, check: Callable[[], None] | None = None) -> None:
+    """Have a data set do what takes a while and is done once, where it has anything of the kind."""
+    if callable(make := getattr(data, "make_ready", None)):
+        make(check)
 
 
 def source(data: Any) -> str:

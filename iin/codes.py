@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from iin.arrays import Unwritable, opened, shown, write
 from iin.config import ConfigError, Training
 from iin.data import Draws, Visit
-from iin.distributed import world
+from iin.distributed import leading, world
 from iin.files import cache_folder
 from iin.models import Codes, Gaussian
 from iin.progress import in_pieces
@@ -247,7 +247,9 @@ class _Kept:
             raise _Unfit(f"{kind} needs its images ({type(error).__name__}: {error})") from error
         if not isinstance(answer.image, Codes):
             raise _Unfit(f"{kind}.answering does not answer what is stored")
-        return self.data.answering(_Answered(self._values(sample)))
+        # On disk, the first of several processes makes the file, and the others find it.
+        values = leading(lambda: self._values(sample)) if self.mode == "disk" else self._values(sample)
+        return self.data.answering(_Answered(values))
 
     def _rows(self) -> list[int]:
         return list(range(0, len(self.data), max(1, len(self.data) // LOOKED_AT)))[:LOOKED_AT]
@@ -277,7 +279,7 @@ class _Kept:
                 reason = f"{self.what}, cannot be kept on disk: {error}"
                 raise _Unfit(reason, "set cache: memory, or off") from error
         if self.mode == "memory":
-            if self.bytes > available_memory():
+            if self.bytes * world() > available_memory():
                 reason = f"{self.what}, are more than the {shown(available_memory())} of memory that are available"
                 raise _Unfit(reason, "set cache: disk, or off")
             return self._in_memory()
@@ -297,7 +299,7 @@ class _Kept:
             ) from error
 
     def _fits(self) -> bool:
-        return self.bytes <= available_memory() // SHARE
+        return self.bytes * world() <= available_memory() // SHARE
 
     def _pieces(self) -> Iterator[Tensor]:
         rows = range(len(self.data))

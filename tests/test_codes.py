@@ -371,7 +371,7 @@ def test_auto_takes_memory_then_disk_then_nothing(cache, monkeypatch, caplog):
     monkeypatch.setattr(arrays.shutil, "disk_usage", lambda _: arrays.shutil._ntuple_diskusage(0, 0, 0))
     assert codes.instead(flow, data, settings()) is data and not cache.exists()
     assert "768 bytes, are more than a quarter of the 3.07 KB of memory" in caplog.messages[-1]
-    assert "768 bytes and 1.07 GB to spare are needed, 0 bytes are free" in caplog.messages[-1]
+    assert "768 bytes and 1 GB to spare are needed, 0 bytes are free" in caplog.messages[-1]
     with pytest.raises(ConfigError, match=r"train.cache: disk, but 24 posteriors .* cannot be kept on disk: .* free"):
         codes.instead(flow, data, settings("disk"))
     monkeypatch.setattr(codes, "available_memory", lambda: size - 1)

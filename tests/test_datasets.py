@@ -898,10 +898,12 @@ def test_pictures_smaller_than_the_crop(root, tmp_path):
 
 def test_a_picture_that_goes_bad_later_is_named(root, tmp_path):
     shutil.copytree(root / "mine", tmp_path / "mine")
-    data = ImageFolder(tmp_path / "mine", split="all")
+    data, kept = (ImageFolder(tmp_path / "mine", split="all", cache=cache) for cache in (False, True))
+    kept.make_ready()
     path = tmp_path / "mine" / data._image.names[5]
     path.unlink()
     refused(lambda: data[[4, 5]], ValueError, str(path), "No such file")
+    assert len(kept[[4, 5]].image) == 2
 
 
 def test_what_is_decoded_once_is_not_decoded_again(root, monkeypatch):

@@ -22,7 +22,7 @@ _BUILDABLE = ("iin.data", "iin.first_stage", "iin.flows", "iin.losses", "iin.met
 """Of this package, what configurations build. All else reads configurations, writes runs or fetches files, and a target
 there could allow itself any package, or write where it likes."""
 
-_TOOLS = ("iin.data.sources", "iin.data.decoding")
+_TOOLS = ("iin.data.sources", "iin.data.decoding", "iin.data.decoded")
 """Modules in between that fetch and read files for others."""
 
 _trusted: dict[str, Callable[..., Any]] = {}

@@ -152,7 +152,7 @@ class AttributePairs(Attributed):
         split: ``train`` or ``test``, by a hash of each picture's relative path; or ``all``.
         size: height and width in pixels.
         bins: of columns of numbers.
-        test_share, crop, channels, dequantise: see `iin.data.ImageFolder`.
+        test_share, crop, channels, dequantise, cache: see `iin.data.ImageFolder`.
         on_error: ``raise`` refuses pictures that cannot be used, pictures without a row or with several, rows without a
             picture and rows with missing cells; ``skip`` leaves them out with a warning, though of rows that say the
             same it keeps one; either names and counts them, and ``skipped`` maps each to the reason.
@@ -175,11 +175,12 @@ class AttributePairs(Attributed):
         on_error: OnError = "raise",
         channels: Literal[1, 3] = 3,
         dequantise: Dequantise = True,
+        cache: bool = True,
     ) -> None:
         if bins < 2:
             raise ValueError(f"bins: expected at least 2, found {bins}")
         read = Table(_locate(table, Path(root).expanduser()), attributes)
-        found = Selection(root, size, crop=crop, channels=channels, on_error=on_error)
+        found = Selection(root, size, crop=crop, channels=channels, on_error=on_error, keep=cache)
         read.match(found)
         found.look()
         self.skipped = {**found.skipped, **read.reconcile(found, on_error, bins)}

@@ -1,7 +1,7 @@
 """Pictures in files: from any format, depth and colour space to bytes of one size, decoded when they are asked for.
 
 `Pictures` is indexed like a tensor of images, so `iin.data.memory.Labelled` takes one for the other. What it decodes is
-a function of the file alone, so that it may just as well be decoded once and kept.
+a function of the file alone, so that it may just as well be decoded once and kept: see `iin.data.decoded`.
 """
 
 from __future__ import annotations
@@ -240,7 +240,18 @@ class Pictures:
         try:
             return self._decode(row)
         except ValueError as error:
-            raise ValueError(f"{self.files.path / self.names[row]}: {error}") from None
+            raise self.named(row, error) from None
+
+    def named(self, row: int, error: ValueError) -> ValueError:
+        """An error of one picture, with the picture's name."""
+        return ValueError(f"{self.files.path / self.names[row]}: {error}")
+
+    def attempt(self, row: int) -> np.ndarray | ValueError:
+        """A picture ``[C, size, size]`` uint8, or why it cannot be used, without its name."""
+        try:
+            return self._decode(row)
+        except ValueError as error:
+            return error
 
     def _decode(self, row: int) -> np.ndarray:
         try:
@@ -251,19 +262,14 @@ class Pictures:
 
     def complaint(self, row: int) -> ValueError | None:
         """Why a picture cannot be used, without its name; None if it can."""
-        try:
-            self._decode(row)
-        except ValueError as error:
-            return error
-        return None
+        found = self.attempt(row)
+        return found if isinstance(found, ValueError) else None
 
-    def select(self, rows: Sequence[int]) -> Pictures:
-        """The pictures of some rows."""
-        names = [self.names[row] for row in rows]
-        kept = {name: getattr(self, name) for name in ("crop", "channels", "antialias")}
-        return Pictures(self.files, names, self.size, **kept)
+    @property
+    def how(self) -> str:
+        """What is made of the pictures."""
+        return f"{self.size} {self.crop} {self.channels} {self.antialias}"
 
-    def stamps(self) -> str:
-        """What changes when the files or what is made of them do, without reading them."""
-        how = f"{self.size} {self.crop} {self.channels} {self.antialias}"
-        return "\n".join([how, *(f"{name} {self.files.stamp(name)}" for name in self.names)])
+    def stamp(self, row: int) -> str:
+        """Name of a file, and what changes when it does, without reading it."""
+        return f"{self.names[row]} {self.files.stamp(self.names[row])}"

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -18,8 +18,10 @@ from typing import Literal
 import torch
 
 from iin.arguments import Count, Fraction
-from iin.data.decoding import Folder, Pictures, Unreadable, side_by_side
+from iin.data.decoded import Decoded
+from iin.data.decoding import Folder, Pictures, Unreadable
 from iin.data.memory import Dequantise, Labelled, digest
+from iin.data.sources import rehearsing
 from iin.files import cache_folder, write_atomically
 
 __all__ = ["SUFFIXES", "ImageFolder", "Selection", "Split", "few", "split_names", "usable", "warn_once"]
@@ -28,6 +30,9 @@ log = logging.getLogger("iin")
 
 Split = Literal["train", "test", "all"]
 OnError = Literal["raise", "skip"]
+
+MANY = 2000
+"""Pictures that are looked at in a rehearsal, at most."""
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 """What names of pictures end in, in lower or upper case."""
@@ -42,7 +47,7 @@ class ImageFolder(Labelled):
 
     Pictures may be grey or in colour, of 8 or 16 bits, with a palette, transparent (they are laid on white), CMYK or
     turned by the camera; see `iin.data.decoding.decode`. All are decoded once when the set is first made, to know the
-    damaged ones, and then again whenever they are asked for.
+    damaged ones, and kept on the way (see `iin.data.decoded`).
 
     Args:
         root: the folder.
@@ -55,6 +60,8 @@ class ImageFolder(Labelled):
             either names and counts them, and ``skipped`` maps each to the reason.
         channels: 3 for RGB, 1 for grey.
         dequantise: see `Labelled`.
+        cache: keep decoded pictures in a file below ``$IIN_CACHE``: ``channels * size * size`` bytes for each of the
+            folder. Otherwise they are decoded whenever they are asked for.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -71,8 +78,9 @@ class ImageFolder(Labelled):
         on_error: OnError = "raise",
         channels: Literal[1, 3] = 3,
         dequantise: Dequantise = True,
+        cache: bool = True,
     ) -> None:
-        found = Selection(root, size, crop=crop, channels=channels, on_error=on_error)
+        found = Selection(root, size, crop=crop, channels=channels, on_error=on_error, keep=cache)
         found.look()
         firsts = [name.split("/")[0] if "/" in name else "." for name in found.pictures.names]
         self.classes = tuple(sorted(set(firsts)))
@@ -101,16 +109,24 @@ class Selection:
         root: the folder, as it was named.
         size, crop, channels: see `iin.data.decoding.decode`.
         on_error: what to do about pictures that cannot be used.
+        keep: see `iin.data.decoded.Decoded`.
 
     Raises:
         FileNotFoundError: no such folder.
         ValueError: it has no pictures, or an argument makes no sense.
     """
 
-    pictures: Pictures
+    pictures: Decoded
 
     def __init__(
-        self, root: str | Path, size: int, *, crop: int | None = None, channels: int = 3, on_error: OnError = "raise"
+        self,
+        root: str | Path,
+        size: int,
+        *,
+        crop: int | None = None,
+        channels: int = 3,
+        on_error: OnError = "raise",
+        keep: bool = True,
     ) -> None:
         for name, number in (("size", size), ("crop", 1 if crop is None else crop)):
             if number < 1:
@@ -122,7 +138,7 @@ class Selection:
         self.root = Path(root).expanduser()
         self.names, self.skipped = _listing(self.root)
         self._files = Pictures(Folder(self.root), self.names, size, crop=crop, channels=channels)
-        self._on_error = on_error
+        self._on_error, self._keep = on_error, keep
 
     def look(self) -> None:
         """Decode all pictures, to know those that can be used.
@@ -130,9 +146,12 @@ class Selection:
         Raises:
             ValueError: there are others and they are not to be skipped, or none is left.
         """
-        self.skipped |= _complaints(self._files)
+        decoded = Decoded(self._files, keep=self._keep)
+        self.skipped |= _complaints(self._files, decoded, spoilt=self._on_error == "skip")
         usable(len({*self.names, *self.skipped}), self.skipped, self._on_error, self.root, "pictures cannot be used")
-        self.pictures = self._files.select([row for row, name in enumerate(self.names) if name not in self.skipped])
+        good = [name not in self.skipped for name in self.names]
+        decoded.leave_out([row for row, yes in enumerate(good) if not yes])
+        self.pictures = decoded.select([row for row, yes in enumerate(good) if yes])
 
 
 def usable(total: int, bad: dict[str, str], on_error: OnError, where: str | Path, what: str) -> None:
@@ -254,17 +273,19 @@ def _listing(root: Path) -> tuple[list[str], dict[str, str]]:
     return sorted(names), odd
 
 
-def _complaints(pictures: Pictures) -> dict[str, str]:
+def _complaints(pictures: Pictures, decoded: Decoded, spoilt: bool) -> dict[str, str]:
     """Which pictures cannot be used, and why; what was found is kept, since finding it takes a while."""
-    kept = cache_folder() / "checked" / f"{digest(str(pictures.files.path.resolve()), pictures.stamps())}.json"
+    kept = cache_folder() / "checked" / f"{digest(str(pictures.files.path.resolve()), decoded.stamps())}.json"
     try:
         return dict(json.loads(kept.read_text()))
     except (OSError, ValueError):
         pass
-    if len(pictures) > 2000:
-        log.info("%s: looking through %s pictures, this once", pictures.files.path, f"{len(pictures):,}")
-    reasons: Iterable[ValueError | None] = side_by_side(pictures.complaint, range(len(pictures)))
-    found = {name: reason for name, reason in zip(pictures.names, reasons, strict=True) if reason is not None}
+    if len(pictures) > MANY and rehearsing():
+        some = range(0, len(pictures), -(-len(pictures) // MANY))
+        message = "%s: looked at %s of %s pictures, the others are looked at before training"
+        log.info(message, pictures.files.path, f"{len(some):,}", f"{len(pictures):,}")
+        return {pictures.names[row]: str(reason) for row in some if (reason := pictures.complaint(row)) is not None}
+    found = {pictures.names[row]: reason for row, reason in decoded.look_through(spoilt).items()}
     complaints = {name: str(reason) for name, reason in found.items()}
     if any(isinstance(reason, Unreadable) for reason in found.values()):
         return complaints  # a file that cannot be read now may be read the next time, and look the same from outside

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -247,6 +247,15 @@ class Labelled:
         # 8 bits of level and 16 of noise are 24: float32 holds all of [-1, 1) exactly, and never rounds up to 1.
         noise = draws.halves(*level.shape[1:])
         return level.mul_(2.0**-7).add_(noise, alpha=2.0**-23).sub_(1)
+
+    def make_ready(self, check: Callable[[], None] | None = None) -> None:
+        """Do what takes a while and is done once, such as decoding all pictures; what is done already is left.
+
+        Args:
+            check: called now and then; what it raises ends the work.
+        """
+        if callable(make := getattr(self._image, "make_ready", None)):
+            make(check)
 
     def answering(self: _Set, stored: Any) -> _Set:
         """A copy that answers, in the place of images, what is stored of them. All else stays as it is: labels,

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from iin.files import cache_folder, write_atomically
 
-__all__ = ["Missing", "Remote", "fetch", "folders", "no_data", "offline"]
+__all__ = ["Missing", "Remote", "fetch", "folders", "no_data", "offline", "rehearsing"]
 
 log = logging.getLogger("iin")
 
@@ -64,6 +64,11 @@ def folders(root: str | Path | None) -> list[Path]:
         return [Path(root).expanduser()]
     named = os.environ.get("IIN_DATA")
     return [*([Path(named).expanduser()] if named else []), cache_folder() / "data"]
+
+
+def rehearsing() -> bool:
+    """Whether this is within `offline`: nothing that takes time or room is to be made."""
+    return _rehearsals > 0
 
 
 @contextmanager
