@@ -420,7 +420,7 @@ def evaluate_run(
     name_factors(system, data)
     evaluators = metrics(tree)
     system.to(device_of(settings))
-    make_ready(data)
+    leading(functools.partial(make_ready, data))
     test = test_set(data, settings, seed)
     figures = evaluate(system, test, evaluators, seed=mix(seed, 1))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -157,6 +159,21 @@ def test_interrupted_and_resumed_with_codes_or_without(stage, tmp_path):
             )
             == []
         )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two processor cores")
+def test_two_processes_train_alike_with_codes_or_without(stage, tmp_path, cache):
+    """Each with its share of every batch; on disk, one makes the file and the other finds it."""
+    runs, environment = {}, {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    for kind in ("off", "memory", "disk"):
+        file, logs = still(stage, tmp_path, kind, log_every=1), tmp_path / kind
+        line = [sys.executable, "-m", "iin.cli.train", "-b", file, "--logs", str(logs), "--allow", "tiny"]
+        done = subprocess.run([*line, "--devices", "2"], env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        runs[kind] = only(logs)
+        assert_equal(runs["off"], runs[kind])
+        assert len(kept(cache)) == (kind == "disk")
 
 
 def test_codes_go_where_tensors_go():
