@@ -15,13 +15,23 @@ import pytest
 import torch
 from batches import Batches, batched, images, normal
 from PIL import Image
+from processes import together
 from torch import Tensor, nn
 
 from iin import pictures
 from iin.data import MNIST, ImageFolder, Images
-from iin.metrics import FID, KernelDistance, Statistics, frechet_distance, kernel_distance
+from iin.distributed import rank
+from iin.metrics import (
+    FID,
+    KernelDistance,
+    Statistics,
+    frechet,
+    frechet_distance,
+    frechet_distance_of_few,
+    kernel_distance,
+)
 from iin.metrics.kid import squared_mmd, subset_size
-from iin.metrics.statistics import Summary
+from iin.metrics.statistics import BLOCK, Summary
 from iin.models import features
 from iin.models.features import Digits, Inception, levels, quantise
 
@@ -75,12 +85,103 @@ def test_distance_of_singular_covariances_is_exact() -> None:
     assert found == pytest.approx(float(expected), rel=1e-7)
 
 
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.mean(0), torch.cov(x.T)
+
+
+def few_and_many(count: int, seed: int) -> Tensor:
+    """Features ``[count, 40]`` with a steep spectrum."""
+    return normal(count, 40, seed=seed) * torch.arange(1, 41, dtype=torch.float64) ** -1.5 + seed / 10
+
+
+@pytest.mark.parametrize("counts", [(15, 25), (15, 300), (300, 15), (15, 15), (2, 3)])
+def test_distance_of_few_images_is_that_of_their_covariances(counts: tuple[int, int]) -> None:
+    """The nuclear norm, a factor with pivoting, or the features as a factor: all the same number."""
+    a, b = (few_and_many(count, seed) for seed, count in enumerate(counts))
+    centred = [(x - x.mean(0)) / math.sqrt(len(x) - 1) for x in (a, b)]
+    expected = (a.mean(0) - b.mean(0)).square().sum() + sum(x.square().sum() for x in centred)
+    expected = (expected - 2 * torch.linalg.svdvals(centred[0] @ centred[1].T).sum()).item()
+    few, other = (a, b) if len(a) < 40 else (b, a)
+    for found in (
+        frechet_distance(*moments(a), *moments(b)),
+        frechet_distance_of_few(few, other),
+        frechet_distance_of_few(few, moments(other)),
+        frechet_distance_of_few(few.float(), other.float()),
+    ):
+        assert found == pytest.approx(expected, rel=2e-6)
+
+
+def test_a_factor_of_any_covariance() -> None:
+    whole = torch.cov(few_and_many(300, 1).T)
+    singular = torch.cov(few_and_many(15, 2).T)
+    slip = normal(40, 40, seed=3) * 1e-8
+    noisy = singular + slip + slip.T  # as of float32: it has negative eigenvalues
+    assert torch.linalg.eigvalsh(noisy)[0] < -1e-9
+    for covariance, rank_of, off in ((whole, 40, 1e-14), (singular, 14, 1e-14), (noisy, None, 2e-7)):
+        factor = frechet._factor(covariance)
+        assert rank_of is None or factor.shape == (40, rank_of)
+        assert (factor @ factor.T - covariance).abs().max() < off
+    zero = torch.zeros(3)
+    assert frechet_distance(zero, torch.zeros(3, 3), zero, torch.eye(3)) == 3
+    for first, second in ((whole, noisy), (noisy, whole)):
+        exact = frechet_distance(torch.zeros(40), whole, torch.zeros(40), singular)
+        assert frechet_distance(torch.zeros(40), first, torch.zeros(40), second) == pytest.approx(exact, abs=1e-4)
+
+
+def test_threads_are_as_many_as_before() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        frechet_distance(torch.zeros(2), torch.eye(2), torch.zeros(2), torch.eye(2))
+        with pytest.raises(ValueError):
+            frechet_distance_of_few(torch.full((2, 2), float("nan")), torch.zeros(2, 2))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_distance_refuses_what_does_not_fit() -> None:
     eye, zero = torch.eye(2), torch.zeros(2)
     with pytest.raises(ValueError, match=r"found \[2\], \[2, 2\], \[3\], \[2, 2\]"):
         frechet_distance(zero, eye, torch.zeros(3), eye)
     with pytest.raises(ValueError, match="finite"):
         frechet_distance(zero, eye * float("nan"), zero, eye)
+    for few, other, shapes in (
+        (torch.zeros(1, 2), eye, r"\[1, 2\], \[2, 2\]"),
+        (eye, torch.zeros(1, 2), r"\[2, 2\], \[1, 2\]"),
+        (eye, torch.zeros(2, 3), r"\[2, 2\], \[2, 3\]"),
+        (zero, zero, r"\[2\], \[2\]"),
+        (eye, (zero, torch.zeros(3, 3)), r"\[2, 2\], \[2\], \[3, 3\]"),
+    ):
+        with pytest.raises(ValueError, match=f"n and m >= 2, found {shapes}"):
+            frechet_distance_of_few(few, other)
+    with pytest.raises(ValueError, match="finite"):
+        frechet_distance_of_few(eye, (zero, eye * float("inf")))
+
+
+def test_a_summary_takes_the_fastest_way() -> None:
+    """Where there are few images, covariances are not even looked at."""
+
+    def summary(x: Tensor, keep: bool = True) -> Summary:
+        stats = Statistics(keep=keep)
+        stats.add(x)
+        return stats.summary()
+
+    many, few, other = few_and_many(300, 0), few_and_many(15, 1), few_and_many(20, 2)
+    void = torch.full((40, 40), float("nan"), dtype=torch.float64)
+    hidden, blind = summary(few)._replace(covariance=void), summary(many)._replace(covariance=void)
+    for a, b, first, second in (
+        (many, few, summary(many), hidden),
+        (few, many, hidden, summary(many)),
+        (few, other, hidden, summary(other)._replace(covariance=void)),
+        (few, other, summary(few, keep=False), summary(other)._replace(covariance=void)),
+        (few, other, summary(few, keep=False), summary(other, keep=False)),
+    ):
+        assert first.distance(second) == pytest.approx(frechet_distance(*moments(a), *moments(b)), rel=2e-6)
+    with pytest.raises(ValueError, match="finite"):
+        blind.distance(summary(many))
+    with pytest.raises(ValueError, match=r"found \[40\], \[40, 40\], \[39\], \[39, 39\]"):
+        summary(few).distance(summary(few[:, 1:]))
 
 
 @pytest.mark.parametrize("size", [1, 7, 50])
@@ -91,6 +192,78 @@ def test_statistics_do_not_depend_on_the_batch_size(size: int) -> None:
         stats.add(part)
     torch.testing.assert_close(stats.mean, values.mean(0), rtol=1e-14, atol=0)
     torch.testing.assert_close(stats.covariance, torch.cov(values.T), rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [1, 100, 511, 512, 513, 2000])
+def test_statistics_of_many_do_not_depend_on_the_batches_to_the_bit(size: int) -> None:
+    values = normal(2 * BLOCK + 300, 3) * torch.tensor([1.0, 10, 100]) + torch.tensor([0.0, 1e4, -1e4])
+    values[:600] += 30  # blocks whose means differ
+    whole, stats = Statistics(keep=True), Statistics(keep=True)
+    whole.add(values)
+    for part in values.split(size):
+        stats.add(part)
+    assert stats.count == len(values) and stats.dim == 3
+    assert torch.equal(stats.mean, whole.mean) and torch.equal(stats.covariance, whole.covariance)
+    torch.testing.assert_close(stats.covariance, torch.cov(values.T), rtol=1e-11, atol=0)
+    assert torch.equal(stats.summary().features, values.float())
+
+
+def test_what_was_added_may_change_afterwards() -> None:
+    values = normal(20, 3)
+    stats = Statistics()
+    stats.add(part := values.clone())
+    part.zero_()
+    torch.testing.assert_close(stats.mean, values.mean(0))
+
+
+def test_statistics_merge_exactly() -> None:
+    values = normal(1500, 5) * 3 + 1e4
+    values[700:] -= 5
+    whole = Statistics()
+    whole.add(values)
+    for cuts in ((700, 800), (1, 1499), (600, 0, 900), (0, 1500)):
+        merged = Statistics(keep=True)
+        for part in values.split(cuts):
+            one = Statistics(keep=True)
+            one.add(part)
+            merged.merge(one)
+            assert one.count == len(part)  # as it was
+        assert merged.count == 1500
+        torch.testing.assert_close(merged.mean, whole.mean, rtol=1e-14, atol=0)
+        torch.testing.assert_close(merged.covariance, whole.covariance, rtol=1e-12, atol=1e-12)
+        assert torch.equal(merged.summary().features, values.float())
+    twice = Statistics()
+    twice.add(values)
+    twice.merge(twice)
+    torch.testing.assert_close(twice.scatter, 2 * whole.scatter)
+    with pytest.raises(ValueError, match="expected statistics of 5 features, found some of 4"):
+        three = Statistics()
+        three.add(normal(3, 4))
+        twice.merge(three)
+    with pytest.raises(ValueError, match="these statistics keep features, the others did not"):
+        merged.merge(whole)
+
+
+def _own_statistics(counts: tuple[int, int]) -> tuple[int, Tensor, Tensor]:
+    values = normal(sum(counts), 6) * 2 + 100
+    values[counts[0] :] += 7
+    own = Statistics()
+    own.add(values.split(counts)[rank()])
+    found = own.everywhere()
+    assert own.count == counts[rank()]
+    return found.count, found.mean, found.scatter
+
+
+@pytest.mark.parametrize("counts", [(30, 50), (0, 20), (600, 1)])
+def test_statistics_of_processes_are_those_of_one(counts: tuple[int, int]) -> None:
+    values = normal(sum(counts), 6) * 2 + 100
+    values[counts[0] :] += 7
+    whole = Statistics()
+    whole.add(values)
+    for count, mean, scatter in together(_own_statistics, counts):
+        assert count == sum(counts)
+        torch.testing.assert_close(mean, whole.mean, rtol=1e-14, atol=0)
+        torch.testing.assert_close(scatter, whole.scatter, rtol=1e-12, atol=1e-12)
 
 
 def test_statistics_refuse_what_has_no_covariance() -> None:

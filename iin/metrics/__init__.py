@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from iin.metrics.accuracy import Accuracy
 from iin.metrics.dims import FactorDims, factor_dims, factor_scores, paper_scores
-from iin.metrics.fid import FID, frechet_distance
+from iin.metrics.fid import FID
+from iin.metrics.frechet import frechet_distance, frechet_distance_of_few
 from iin.metrics.kid import KernelDistance, kernel_distance
 from iin.metrics.likelihood import NLL, Inversion
 from iin.metrics.reconstruction import Reconstruction
@@ -37,6 +38,7 @@ __all__ = [
     "factor_dims",
     "factor_scores",
     "frechet_distance",
+    "frechet_distance_of_few",
     "kernel_distance",
     "paper_scores",
 ]

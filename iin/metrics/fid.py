@@ -35,42 +35,7 @@ from iin.metrics.statistics import Statistics, Summary
 from iin.models.features import Inception, extractor, quantise
 from iin.system import System
 
-__all__ = ["FID", "frechet_distance"]
-
-
-def frechet_distance(mean_a: Any, cov_a: Any, mean_b: Any, cov_b: Any) -> float:
-    """Squared Fréchet (2-Wasserstein) distance of two Gaussians.
-
-    The trace of the root comes from two symmetric eigendecompositions in float64, so it is real, and defined for
-    singular covariances too.
-
-    Args:
-        mean_a: ``[d]``, tensor or array.
-        cov_a: ``[d, d]``, symmetric, positive semidefinite.
-        mean_b: ``[d]``.
-        cov_b: ``[d, d]``.
-
-    Returns:
-        A number >= 0, in squared units of the features.
-
-    Raises:
-        ValueError: shapes do not fit, or a number is not finite.
-    """
-    parts = [torch.as_tensor(part, dtype=torch.float64, device="cpu") for part in (mean_a, cov_a, mean_b, cov_b)]
-    shapes = [list(part.shape) for part in parts]
-    if parts[0].ndim != 1 or shapes != [[len(parts[0])], [len(parts[0])] * 2] * 2:
-        raise ValueError(f"expected means [d] and covariances [d, d], found {', '.join(map(str, shapes))}")
-    if not all(part.isfinite().all() for part in parts):
-        raise ValueError("means and covariances must be finite; the features hold NaN or infinity")
-    mu_a, sigma_a, mu_b, sigma_b = parts
-    values, vectors = torch.linalg.eigh(sigma_a)
-    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
-    product = root @ sigma_b @ root
-    cross = torch.linalg.eigvalsh((product + product.T) / 2).clamp_min(0).sqrt().sum()
-    distance = (mu_a - mu_b).square().sum() + sigma_a.trace() + sigma_b.trace() - 2 * cross
-    if not distance.isfinite():
-        raise ValueError("the distance is not finite: means or covariances are too large")
-    return max(distance.item(), 0.0)
+__all__ = ["FID"]
 
 
 class FID:
@@ -210,10 +175,7 @@ class FID:
         if self.statistics is not None:
             number = "an unknown number of" if real.images is None else real.images
             self.facts["statistics"] = f"{self.statistics.name} ({number} images)"
-        figures = {
-            f"{self.prefix}/{name}": frechet_distance(real.mean, real.covariance, one.mean, one.covariance)
-            for name, one in summaries.items()
-        }
+        figures = {f"{self.prefix}/{name}": real.distance(one) for name, one in summaries.items()}
         sizes = {}
         for name, one in summaries.items() if self.kid_subsets else ():
             if real.features is None or one.features is None:

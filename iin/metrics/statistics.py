@@ -12,6 +12,7 @@ statistics have, so that those are read too. Beside them stand, in files of this
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iin.distributed import largest, total
 from iin.files import write_atomically
+from iin.metrics.frechet import frechet_distance, frechet_distance_of_few
 
 __all__ = ["Statistics", "Summary"]
+
+BLOCK = 512
+"""Rows that are multiplied out at a time."""
 
 
 class Summary(NamedTuple):
@@ -46,6 +52,23 @@ class Summary(NamedTuple):
     def dim(self) -> int:
         """Number of features."""
         return len(self.mean)
+
+    def distance(self, other: Summary) -> float:
+        """Squared Fréchet distance to another set, from whatever is the fastest that gives it exactly.
+
+        Features that were kept make up for covariances where there are fewer images than features.
+
+        Raises:
+            ValueError: the two have different numbers of features, or a number is not finite.
+        """
+        few = [s for s in (self, other) if s.features is not None and len(s.features) < s.dim]
+        if not few or self.dim != other.dim:
+            return frechet_distance(self.mean, self.covariance, other.mean, other.covariance)
+        if len(few) == 2:
+            return frechet_distance_of_few(self.features, other.features)  # type: ignore[arg-type]
+        (one,) = few
+        rest = other if one is self else self
+        return frechet_distance_of_few(one.features, (rest.mean, rest.covariance))  # type: ignore[arg-type]
 
     def save(self, path: Path) -> None:
         """Write an ``.npz`` file; one that was there stays until the new one is complete.
@@ -126,16 +149,18 @@ def _complaint(known: dict[str, np.ndarray]) -> str | None:
 class Statistics:
     """Mean and covariance of features that arrive in batches of any size.
 
-    Float64; each batch is centred before it is multiplied out, so large means cost no digits.
+    Float64; each block of rows is centred before it is multiplied out, so large means cost no digits. What comes out
+    does not depend on the batches, to the bit: rows wait until there are enough of them for a fast product.
 
     Args:
         keep: keep the features themselves too: 4 bytes each.
     """
 
     def __init__(self, keep: bool = False) -> None:
-        self.count = 0
-        self.mean = torch.zeros(0, dtype=torch.float64)
-        self.scatter = torch.zeros(0, 0, dtype=torch.float64)
+        self._mean = torch.zeros(0, dtype=torch.float64)
+        self._scatter = torch.zeros(0, 0, dtype=torch.float64)
+        self._count = 0
+        self._waiting: list[Tensor] = []
         self._kept: list[Tensor] | None = [] if keep else None
 
     def add(self, features: Tensor) -> None:
@@ -144,25 +169,105 @@ class Statistics:
         Raises:
             ValueError: not ``[B, d]`` of the same d as before, or not finite.
         """
-        if features.ndim != 2 or (self.count and features.shape[1] != len(self.mean)):
-            expected = f"[B, {len(self.mean)}]" if self.count else "[B, d]"
+        dim = self.dim
+        if features.ndim != 2 or (dim is not None and features.shape[1] != dim):
+            expected = "[B, d]" if dim is None else f"[B, {dim}]"
             raise ValueError(f"features: expected {expected}, found {list(features.shape)}")
-        values = features.detach().cpu().double()
+        values = features.detach().cpu()
         if not values.isfinite().all():
             raise ValueError("features hold NaN or infinity; are the images finite?")
-        count, mean = len(values), values.mean(0)
-        if not count:
+        if not len(values):
             return
         if self._kept is not None:
             self._kept.append(values.float())
-        centred = values - mean
-        if not self.count:
-            self.count, self.mean, self.scatter = count, mean, centred.T @ centred
+        while len(values):
+            room = BLOCK - sum(map(len, self._waiting))
+            self._waiting.append(values[:room].clone())  # whoever made them may change them
+            values = values[room:]
+            if sum(map(len, self._waiting)) == BLOCK:
+                self._settle()
+
+    def merge(self, other: Statistics) -> None:
+        """Take in all that another has seen, as if it had been added here, but for rounding; the other stays as it is.
+
+        Raises:
+            ValueError: its features are of another size, or it has not kept them and this has.
+        """
+        if not other.count:
             return
-        shift, total = mean - self.mean, self.count + count
-        self.scatter += centred.T @ centred + torch.outer(shift, shift) * (self.count * count / total)
-        self.mean = self.mean + shift * (count / total)
-        self.count = total
+        if self.dim not in (None, other.dim):
+            raise ValueError(f"expected statistics of {self.dim} features, found some of {other.dim}")
+        if self._kept is not None:
+            if other._kept is None:
+                raise ValueError("these statistics keep features, the others did not")
+            self._kept.extend(other._kept)
+        count, mean, scatter = other.count, other.mean, other.scatter
+        self._settle()
+        self._join(count, mean, None)
+        self._scatter += scatter
+
+    def everywhere(self) -> Statistics:
+        """Those of all processes, merged; each must ask, also one that has seen nothing. Features are left out."""
+        self._settle()
+        dim = int(largest(torch.tensor(len(self._mean))))
+        mean, scatter = self._mean, self._scatter
+        if not self._count:
+            mean, scatter = mean.new_zeros(dim), scatter.new_zeros(dim, dim)
+        found = Statistics()
+        found._count = int(total(torch.tensor(self._count)))
+        if not found._count:
+            return found
+        found._mean = total(self._count * mean) / found._count
+        row = (mean - found._mean)[None] * math.sqrt(self._count)
+        found._scatter = total(scatter.addmm(row.T, row))
+        return found
+
+    def _settle(self) -> None:
+        """Multiply out the rows that wait."""
+        if not self._waiting:
+            return
+        rows = torch.cat(self._waiting).double()
+        self._waiting = []
+        mean = rows.mean(0)
+        self._join(len(rows), mean, rows.sub_(mean))
+
+    def _join(self, count: int, mean: Tensor, centred: Tensor | None) -> None:
+        """Take in a set by its number, its mean and its rows without that; or, of a scatter, the mean alone."""
+        if not self._count:
+            dim = len(mean)
+            self._mean, self._scatter = mean.new_zeros(dim), mean.new_zeros(dim, dim)
+        whole = self._count + count
+        shift = mean - self._mean
+        # What the means differ by is one row more.
+        row = shift[None] * math.sqrt(self._count * count / whole)
+        rows = row if centred is None else torch.cat([centred, row])
+        self._scatter.addmm_(rows.T, rows)
+        self._mean = self._mean + shift * (count / whole)
+        self._count = whole
+
+    @property
+    def count(self) -> int:
+        """How many there were."""
+        return self._count + sum(map(len, self._waiting))
+
+    @property
+    def dim(self) -> int | None:
+        """Number of features; None before there were any."""
+        if self._waiting:
+            return self._waiting[0].shape[1]
+        return len(self._mean) if self._count else None
+
+    @property
+    def mean(self) -> Tensor:
+        """``[d]`` float64; ``[0]`` before there were any."""
+        self._settle()
+        return self._mean
+
+    @property
+    def scatter(self) -> Tensor:
+        """Sum of the products of centred features, ``[d, d]`` float64."""
+        self._settle()
+        return self._scatter
 
     @property
     def covariance(self) -> Tensor:
