@@ -31,6 +31,7 @@ from iin.system import Evaluator, System
 
 __all__ = [
     "FIRST_STAGE",
+    "check_precision",
     "checkpoint_of",
     "datasets",
     "decisive",
@@ -267,6 +268,24 @@ def device_of(settings: Training) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ConfigError([f"train.device: {settings.device} cannot be used here ({reason}); try auto"]) from error
     return device
+
+
+def check_precision(settings: Training) -> None:
+    """See that the device computes in the precision that a configuration asks for, and not by emulating it.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if settings.precision != "bf16":
+        return
+    device = device_of(settings)
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        what = torch.cuda.get_device_name(device)
+    elif device.type == "cpu" and torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
+        what = "this processor (without AVX-512)"
+    else:
+        return
+    raise ConfigError([f"train.precision: bf16 is not computed by {what}; use fp32"])
 
 
 # --- data and metrics ------------------------------------------------------------------------------------------------

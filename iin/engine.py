@@ -43,6 +43,8 @@ class Engine:
         self.system = system
         self.device = next(system.parameters()).device
         self._half = settings.precision == "bf16"
+        if self.device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.tf32
         if settings.compile != "off":
             for flow in system.flows():
                 flow.compile(mode=settings.compile)

@@ -15,7 +15,17 @@ from typing import Any
 import torch
 
 from iin import codes
-from iin.building import datasets, device_of, first_stages, is_auto, metrics, name_factors, skeleton, source
+from iin.building import (
+    check_precision,
+    datasets,
+    device_of,
+    first_stages,
+    is_auto,
+    metrics,
+    name_factors,
+    skeleton,
+    source,
+)
 from iin.config import ConfigError, Training
 from iin.data import sources
 from iin.data.base import fetch, length
@@ -60,6 +70,7 @@ def attempt(tree: Mapping[str, Any], settings: Training, *, rehearse: bool = Fal
     """
     trial = Trial()
     device_of(settings)
+    check_precision(settings)
     sets = {}
     for split in ("train", "test"):
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,12 @@ class ActNorm(InvertibleModule):
         self.scale = nn.Parameter(torch.ones(dim))
         # Part of the state: a loaded block must not take its statistics anew.
         self.register_buffer("initialized", torch.tensor(False))
+        # Known without asking the buffer, which may be on a GPU that would have to finish its work first.
+        self._ready = False
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._ready = False
+        super()._load_from_state_dict(*args, **kwargs)
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
@@ -69,8 +76,10 @@ class ActNorm(InvertibleModule):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if x.ndim < 2 or x.shape[1] != self.dim:
             raise ValueError(f"ActNorm: expected {self.dim} channels, found a batch of shape {list(x.shape)}")
-        if self.training and not self.initialized:
-            self.initialize(x)
+        if self.training and not self._ready:
+            if not self.initialized:
+                self.initialize(x)
+            self._ready = True
         shape = (self.dim,) + (1,) * (x.ndim - 2)
         z = self.scale.view(shape) * (x + self.loc.view(shape))
         positions = math.prod(x.shape[2:])
