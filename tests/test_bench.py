@@ -190,7 +190,7 @@ MEASURED = [
     fake("train_step", "iin", 0.10, parameters=7),
     fake("train_step", "freia", 0.40, parameters=7, adam="default"),
     fake("train_step", "freia", 0.20, parameters=7, adam="fused"),
-    fake("train_step", "zuko", 0.30, parameters=7, adam="default"),
+    {**fake("train_step", "zuko", 0.30, parameters=7, adam="default"), "minimum": 0.25},
     fake("train_step", "zuko", 0.25, parameters=7, adam="fused"),
     fake("forward", "iin", 0.02),
     fake("forward", "freia", 0.03),
@@ -213,6 +213,8 @@ def test_the_bound_is_products_and_adam_and_all_are_multiples_of_it() -> None:
     assert found(rows, "train_step", "bound")["seconds"] == pytest.approx(0.08)
     assert found(rows, "inverse", "bound")["seconds"] == found(rows, "inverse", "gemm")["seconds"] == 0.01
     assert found(rows, "train_step", "iin")["of_bound"] == pytest.approx(1.25)
+    zuko = found(rows, "train_step", "zuko", adam="default")
+    assert (zuko["of_bound"], zuko["of_bound_minimum"]) == (pytest.approx(3.75), pytest.approx(3.125))
     assert found(rows, "adam", "adam")["of_bound"] == pytest.approx(0.375)
     assert found(rows, "inverse", "freia")["of_bound"] == pytest.approx(5)
 
@@ -238,8 +240,8 @@ def test_the_table_says_it_all(markdown: bool) -> None:
     text = table.render(rows, {"machine": "a lathe", "torch": "9.9"}, markdown)
     assert "machine a lathe, torch 9.9" in text
     assert "Training step, 2 threads" in text and "Inverse (sampling), 2 threads" in text
-    assert "batch 25: iin is 3.00 times as fast as the fastest peer with default Adam (zuko)" in text
-    assert "batch 25: iin is 2.50 times as fast as the fastest peer (freia)" in text
+    assert "batch 25: iin is 3.00 times as fast as the fastest peer with default Adam (zuko); minima: 2.50" in text
+    assert "batch 25: iin is 2.50 times as fast as the fastest peer (freia); minima: 2.50" in text
     cells = [" ".join(line.replace("|", " ").split()) for line in text.splitlines()]
     assert "iin 7 100 ms (100 ms) 1.25" in cells
     assert "freia fused 7 200 ms (200 ms) 2.50" in cells

@@ -162,7 +162,7 @@ def bounded(rows: Sequence[Row], tasks: Sequence[str] = TASKS) -> list[Row]:
 
     The bound of a training step is its matrix products and one fused pass of Adam; of forward and inverse, it is the
     products alone, which are the same for both. The ratios stand in the rows of this package: how many times as long
-    the fastest peer takes, with default Adam and with fused.
+    the fastest peer takes, with default Adam and with fused. Beside those of the medians stand those of the minima.
     """
     by = {(row["task"], row["library"]): row for row in rows if "adam" not in row}
     rows = [row for row in rows if (row["task"], row["library"]) != ("forward", "gemm") or "forward" in tasks]
@@ -173,12 +173,16 @@ def bounded(rows: Sequence[Row], tasks: Sequence[str] = TASKS) -> list[Row]:
             rows.append({**bare, "task": task})
         parts = [bare] + ([by["adam", "adam"]] if task == "train_step" else [])
         total = {key: sum(part[key] for part in parts) for key in ("seconds", "minimum")}
-        bounds[task] = total["seconds"]
+        bounds[task] = total
         rows.append({**bare, "task": task, "library": "bound", **total})
     done = []
     for row in rows:
-        bound = bounds.get(row["task"], bounds.get("train_step"))  # Adam's pass is a part of the step
-        made = {**row, "of_bound": row["seconds"] / bound}
+        bound = bounds["train_step" if row["task"] == "adam" else row["task"]]  # Adam's pass is a part of the step
+        made = {
+            **row,
+            "of_bound": row["seconds"] / bound["seconds"],
+            "of_bound_minimum": row["minimum"] / bound["minimum"],
+        }
         if row["library"] == "iin":
             made |= _ratios(row, rows)
         done.append(made)
@@ -196,4 +200,5 @@ def _ratios(own: Row, rows: Sequence[Row]) -> Row:
             suffix = f"_{adam}" if adam else ""
             found[f"times_as_fast{suffix}"] = fastest["seconds"] / own["seconds"]
             found[f"fastest_peer{suffix}"] = fastest["library"]
+            found[f"times_as_fast{suffix}_minimum"] = min(row["minimum"] for row in peers) / own["minimum"]
     return found

@@ -56,7 +56,9 @@ def _notes(row: Row) -> Iterable[str]:
     for suffix, peer in (("", "peer"), ("_default", "peer with default Adam"), ("_fused", "peer with fused Adam")):
         if f"times_as_fast{suffix}" in row:
             times, name = row[f"times_as_fast{suffix}"], row[f"fastest_peer{suffix}"]
-            yield f"batch {row['batch']}: iin is {times:.2f} times as fast as the fastest {peer} ({name})"
+            least = row[f"times_as_fast{suffix}_minimum"]
+            compared = f"iin is {times:.2f} times as fast as the fastest {peer} ({name}); minima: {least:.2f}"
+            yield f"batch {row['batch']}: {compared}"
 
 
 def _line(row: Row) -> list[str]:
