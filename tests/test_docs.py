@@ -119,7 +119,7 @@ NO_TARGETS = {
     "iin.data": "Batch Classes Dataset Draws Images Labelled Loader Pairs Visit measure_color mix",
     "iin.systems": "",
     "iin.flows": "InvertibleModule",
-    "iin.models": "Gaussian",
+    "iin.models": "Codes Gaussian",
     "iin.metrics": "KernelDistance Statistics Summary factor_dims factor_scores frechet_distance "
     "frechet_distance_of_few kernel_distance paper_scores",
     "iin.first_stage": "",

@@ -7,7 +7,7 @@ A new data set is one file here (or anywhere) and one line in a config, ``target
 * images that are drawn instead of read: `Draws`, and nothing else; the README has one in twenty lines
 * images that fit into memory: `Labelled`, as in `iin.data.mnist`; `iin.data.memory.Published` where they are found or
   downloaded, as in `iin.data.cifar`
-* pictures in files, decoded on demand: `iin.data.decoding.Pictures`, as in `iin.data.celeba`
+* pictures in files: `iin.data.decoding.Pictures`, decoded once by `iin.data.decoded.Decoded`, as in `iin.data.celeba`
 * pairs that share what a table says of images: `iin.data.attributes.Attributed`
 
 Files are looked for, and where possible fetched, by `iin.data.sources`; IDX files are read by `iin.data.idx`, pictures
