@@ -112,19 +112,8 @@ def test_a_job_that_comes_back_goes_on_with_its_run(cluster: Path, monkeypatch: 
     begun("logs/2026-01-31T12-00-00_my_faces-123455")
     begun("elsewhere/2026-01-31T12-00-00_my_faces-123456")
     begun("elsewhere/2026-01-31T12-00-09_my_faces-123456")
-    arguments = [
-        "-b",
-        "celeba_ae",
-        "--allow",
-        "mine",
-        "--quick",
-        "--logs",
-        "elsewhere",
-        "-q",
-        "train.lr=1",
-        "--allow=b",
-    ]
-    assert submit(*arguments).returncode == 0
+    kept = ["--allow", "mine", "--logs", "elsewhere", "-q", "--allow=b"]
+    assert submit("-b", "celeba_ae", *kept[:2], "--quick", *kept[2:5], "train.lr=1", kept[5]).returncode == 0
     assert trained() == ["-r", "elsewhere/2026-01-31T12-00-09_my_faces-123456", *kept]
     assert "--rdzv-id=123456-2" in calls()[0]
 
