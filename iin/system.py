@@ -6,6 +6,8 @@ which parameters that moves, and shows pictures. See ``iin/systems`` for one met
 
 from __future__ import annotations
 
+import functools
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -13,7 +15,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-__all__ = ["Evaluator", "Objective", "Picture", "System"]
+__all__ = ["Evaluator", "Objective", "Picture", "System", "built_on"]
 
 
 class Objective(NamedTuple):
@@ -40,6 +42,44 @@ class Picture(NamedTuple):
     """Indices of rows that are set off from the one before: 1 makes a head of the first."""
     columns: tuple[int, ...] = ()
     """Likewise, of columns."""
+
+
+def built_on(source: str, *images: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make a method of images from what it does with another method's answers for them.
+
+    ::
+
+        @built_on("posterior")
+        def code(self, posterior):
+            return posterior.mean
+
+    is a method ``code(image)``, which asks ``self.posterior(image)`` and goes on from there. Callers see no difference,
+    nor do subclasses that replace either method. An evaluation does: it asks for the posterior of an image once,
+    whatever else its metrics want that stands on it.
+
+    Args:
+        source: name of the other method, ``source(image)``.
+        images: names of the images, in whose places the first arguments stand; default: ``image``.
+    """
+    names = images or ("image",)
+
+    def mark(step: Callable[..., Any]) -> Callable[..., Any]:
+        given = list(inspect.signature(step).parameters.values())
+        stands_for = zip(names, given[1 : len(names) + 1], strict=True)
+        shown = [parameter.replace(name=name, annotation="Tensor") for name, parameter in stands_for]
+        signature = inspect.signature(step).replace(parameters=[given[0], *shown, *given[len(names) + 1 :]])
+
+        @functools.wraps(step)
+        def method(self: Any, *arguments: Any, **named: Any) -> Any:
+            bound = signature.bind(self, *arguments, **named)
+            answers = [getattr(self, source)(bound.arguments[name]) for name in names]
+            return step(self, *answers, *bound.args[len(names) + 1 :], **bound.kwargs)
+
+        method.built_on, method.step = source, step  # type: ignore[attr-defined]
+        method.__signature__ = signature  # type: ignore[attr-defined]
+        return method
+
+    return mark
 
 
 class System(nn.Module, ABC):

@@ -18,7 +18,7 @@ from iin.losses import adaptive_weight, discriminator_loss, generator_loss, pixe
 from iin.models import Autoencoder as AutoencoderModel
 from iin.models.gaussian import standard_normal
 from iin.models.perceptual import PerceptualName, VGGDistance, perceptual
-from iin.system import Objective, Picture, System
+from iin.system import Objective, Picture, System, built_on
 from iin.systems import views
 
 __all__ = ["Autoencoder"]
@@ -240,13 +240,15 @@ class Autoencoder(System):
         """Images of codes ``[B, D]``."""
         return self.model.decode(code)
 
-    def code(self, image: Tensor) -> Tensor:
+    @built_on("encode")
+    def code(self, code: Tensor) -> Tensor:
         """Same as `encode`: an autoencoder's code is the first stage's."""
-        return self.encode(image)
+        return code
 
-    def reconstruct(self, image: Tensor) -> Tensor:
+    @built_on("encode")
+    def reconstruct(self, code: Tensor) -> Tensor:
         """Through the posterior's mean and back."""
-        return self.decode(self.encode(image))
+        return self.decode(code)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Decode ``n`` draws from the prior; noise from the generator, or from torch's own."""

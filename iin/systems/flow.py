@@ -15,7 +15,7 @@ from iin.flows import InvertibleModule
 from iin.losses import factor_mask, nll, pair_nll
 from iin.models.codes import Codes
 from iin.models.gaussian import standard_normal
-from iin.system import Objective, Picture, System
+from iin.system import Objective, Picture, System, built_on
 from iin.systems import views
 
 __all__ = ["FactorFlow", "LatentFlow"]
@@ -77,17 +77,19 @@ class LatentFlow(System):
         yield Objective("main", nll(z, logdet), {"logdet": logdet.detach().mean()})
 
     @torch.no_grad()
-    def noisy_code(self, image: Tensor | Codes) -> Tensor:
+    @built_on("posterior")
+    def noisy_code(self, posterior: Any) -> Tensor:
         """A draw from the first stage's posterior ``[B, D]``: what the flow is trained on."""
-        return self.posterior(image).sample()
+        return posterior.sample()
 
     def flows(self) -> list[nn.Module]:
         return [self.flow]
 
     @torch.no_grad()
-    def code(self, image: Tensor | Codes) -> Tensor:
+    @built_on("posterior")
+    def code(self, posterior: Any) -> Tensor:
         """The first stage's code ``[B, D]``: the posterior's mean."""
-        return self.posterior(image).mean
+        return posterior.mean
 
     def posterior(self, image: Tensor | Codes) -> Any:
         """What the first stage says of images: a distribution over codes ``[B, D]``.
@@ -102,9 +104,10 @@ class LatentFlow(System):
             raise ValueError(f"first_stage.encode answered {type(answer).__name__}; expected iin.models.Gaussian")
         return answer
 
-    def encode(self, image: Tensor) -> Tensor:
+    @built_on("code")
+    def encode(self, x: Tensor) -> Tensor:
         """Interpretable latent ``[B, D]``."""
-        return self.flow(self.code(image))[0]
+        return self.flow(x)[0]
 
     def decode(self, z: Tensor) -> Tensor:
         """Images of latents ``[B, D]``.
@@ -119,9 +122,10 @@ class LatentFlow(System):
             )
         return self.first_stage.decode(self.flow.inverse(z))
 
-    def reconstruct(self, image: Tensor) -> Tensor:
+    @built_on("encode")
+    def reconstruct(self, z: Tensor) -> Tensor:
         """Through first stage and flow, and back."""
-        return self.decode(self.encode(image))
+        return self.decode(z)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Decode ``n`` standard normal latents; noise from the generator, or from torch's own."""
@@ -220,9 +224,10 @@ class FactorFlow(LatentFlow):
         taken[:, list(factors)] = True
         return torch.where(factor_mask(taken, self.sizes), other, z)
 
-    def swap(self, image: Tensor, other: Tensor, factors: Sequence[int]) -> Tensor:
+    @built_on("encode", "image", "other")
+    def swap(self, z: Tensor, other: Tensor, factors: Sequence[int]) -> Tensor:
         """Images ``[B, C, H, W]`` with the factors of these indices taken from other images."""
-        return self.decode(self.exchange(self.encode(image), self.encode(other), factors))
+        return self.decode(self.exchange(z, other, factors))
 
     def images(self, batch: Any) -> dict[str, Picture]:
         pictures = super().images(batch)
