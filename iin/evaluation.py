@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import zlib
@@ -13,8 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iin.feed import prefetch
-from iin.interrupt import Interrupt
+from iin.distributed import lost, rank, world
+from iin.feed import prefetch, to_device
+from iin.interrupt import Interrupt, Interrupted
+from iin.metrics.likelihood import Inversion
+from iin.metrics.memo import Memo
 from iin.record import plain
 from iin.run import Run, write_json
 from iin.seeds import mix
@@ -34,6 +38,8 @@ class TestSet:
         factors: names of the factors, for pair data sets.
         fingerprint: changes when the images do, so that statistics of them can be cached; None if they may change.
         interrupt: leaves the iteration when a signal asks to stop.
+        memory: bytes that an evaluation may take, in each process, to keep batches and what the system makes of them
+            for other metrics; beyond that they are read, and made, again. By default 1 GB.
     """
 
     __test__ = False  # not a test case, whatever its name suggests to a test runner
@@ -46,8 +52,10 @@ class TestSet:
         factors: Sequence[str] | None = None,
         fingerprint: str | None = None,
         interrupt: Interrupt | None = None,
+        memory: int = 1 << 30,
     ) -> None:
         self._batches = batches
+        self.memory = memory
         self.device = torch.device(device)
         self.factors = tuple(factors) if factors else None
         self.fingerprint = fingerprint
@@ -60,11 +68,107 @@ class TestSet:
             yield batch
 
 
+class _Numbered:
+    """Batches of a test set by their numbers, read as seldom as can be."""
+
+    def __init__(self, test: Any, memo: Memo) -> None:
+        self.memo = memo
+        self.device = torch.device(getattr(test, "device", "cpu"))
+        self.interrupt: Interrupt | None = getattr(test, "_interrupt", None)
+        self._batches = getattr(test, "_batches", test)
+        self._starts: list[int] | None = None
+        """Number of items before each batch, and of all, once they are known."""
+        self._visits: list[Any] | None = None
+        if hasattr(self._batches, "visits") and not getattr(self._batches, "workers", 0):
+            # A loader: a batch can be had without those before it.
+            self._visits = self._batches.visits()
+            self._starts = list(itertools.accumulate(map(len, self._visits), initial=0))
+
+    def those(self, first: int, step: int) -> Iterator[Any]:
+        """Views of every ``step``-th batch, from number ``first`` on."""
+        wanted = range(first, len(self._starts) - 1, step) if self._starts else None
+        if wanted is not None and self._visits is not None:
+            yield from self._picked(wanted, self._visits)
+            return
+        held = [self.memo.recall(("batch", index)) for index in wanted or ()]
+        if wanted is None or any(view is None for view in held):
+            yield from self._passing(first, step)
+            return
+        for view in held:  # some may have to make room meanwhile
+            self._check()
+            yield view
+
+    def _picked(self, wanted: Iterable[int], visits: list[Any]) -> Iterator[Any]:
+        data = self._batches.data
+        lacking = [index for index in wanted if self.memo.recall(("batch", index)) is None]
+        fetched = prefetch((data[visits[index]] for index in lacking), self.device)
+        coming = iter(lacking)
+        next_one = next(coming, None)
+        for index in wanted:
+            self._check()
+            if index == next_one:
+                yield self._view(index, next(fetched))
+                next_one = next(coming, None)
+                continue
+            held = self.memo.recall(("batch", index))
+            if held is None:  # it had to make room meanwhile
+                held = self._view(index, to_device(data[visits[index]], self.device))
+            yield held
+
+    def _passing(self, first: int, step: int) -> Iterator[Any]:
+        starts = [0]
+        for index, batch in enumerate(prefetch(self._batches, self.device)):
+            starts.append(starts[-1] + len(batch.image))
+            self._check()
+            if index % step == first:
+                yield self._view(index, batch, starts[-2])
+        self._starts = starts
+
+    def _view(self, index: int, batch: Any, start: int | None = None) -> Any:
+        """A view of a batch, which is kept."""
+        if start is None:
+            assert self._starts is not None
+            start = self._starts[index]
+        view = self.memo.view(batch, index, start)
+        self.memo.keep(("batch", index), view)
+        return view
+
+    def _check(self) -> None:
+        if self.interrupt is not None:
+            self.interrupt.check()
+
+
+class _Seen:
+    """Test batches as metrics see them: views, all of them or a share."""
+
+    def __init__(self, test: Any, numbered: _Numbered, share: tuple[int, int]) -> None:
+        self.device = numbered.device
+        self.factors = getattr(test, "factors", None)
+        self.fingerprint = getattr(test, "fingerprint", None)
+        self.share = share
+        self._test, self._numbered, self._memo = test, numbered, numbered.memo
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._numbered.those(*self.share)
+
+    def whole(self) -> _Seen:
+        """All of them."""
+        return _Seen(self._test, self._numbered, (0, 1))
+
+
 @torch.no_grad()
 def evaluate(system: System, test: TestSet, evaluators: Mapping[str, Evaluator], *, seed: int = 0) -> dict[str, float]:
     """Run metrics on a system.
 
-    The noise of each depends on the seed and its name alone, so a figure does not change with what else is measured.
+    They are shown views of the batches, by which they share what the system makes of them (`iin.metrics.contract`), as
+    far as there is room (``memory`` of the test set); all of it is free again at the end. The noise of what they share
+    depends on the seed and the batch alone, that of anything else on the seed and the metric's name: a figure does not
+    change with what else is measured.
+
+    In several processes metrics that can do with a share of the batches get one, and others get all; every process must
+    call this, and gets all figures.
+
+    The largest error by which the flow is undone is measured in any case, of a system that has ``code`` and ``flow``.
 
     Returns:
         Named figures of all evaluators.
@@ -72,16 +176,38 @@ def evaluate(system: System, test: TestSet, evaluators: Mapping[str, Evaluator],
     training = system.training
     system.eval()
     figures: dict[str, float] = {}
+    memo = Memo(system, getattr(test, "memory", 1 << 30), mix(seed, 0))
+    numbered = _Numbered(test, memo)
+    seen = {divided: _Seen(test, numbered, (rank(), world()) if divided else (0, 1)) for divided in (True, False)}
     try:
         for name, evaluator in evaluators.items():
             torch.manual_seed(mix(seed, zlib.crc32(name.encode())))
-            found = {key: float(value) for key, value in evaluator(system, test).items()}
+            shown = seen[bool(getattr(evaluator, "divided", False))]
+            found = {key: float(value) for key, value in evaluator(system, shown).items()}
             if twice := sorted(found.keys() & figures.keys()):
                 log.warning("evaluate.%s: another entry gives %s too; the first one counts", name, ", ".join(twice))
             figures.update({key: value for key, value in found.items() if key not in figures})
+        if INVERSION not in figures and Inversion.fits(system):
+            figures.update(_inversion(system, seen[True]))
     finally:
+        memo.clear()
         system.train(training)
     return figures
+
+
+INVERSION = "inversion/max"
+
+
+def _inversion(system: System, batches: Iterable[Any]) -> dict[str, float]:
+    """The figure that nobody need ask for; where it cannot be had, a warning says why."""
+    try:
+        return {INVERSION: Inversion()(system, batches)[INVERSION]}
+    except Exception as error:  # somebody's flow, which may want more than a code
+        if isinstance(error, Interrupted) or lost(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        log.warning("inversion: the flow's error was not measured (%s: %s)", type(error).__name__, reason)
+        return {}
 
 
 def table(figures: Mapping[str, float], width: int = 100) -> str:

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-features", action="store_true", help="a smaller file, good for FID alone")
     add_common(parser)
     arguments = parser.parse_intermixed_args(argv)
-    return run_command(lambda: write(arguments), arguments)
+    return run_command(lambda: write(arguments), arguments, __name__, ())
 
 
 def write(arguments: argparse.Namespace) -> None:

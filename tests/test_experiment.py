@@ -472,7 +472,7 @@ def test_evaluation_gives_the_figures_of_training_to_the_bit(here: Path, capsys:
         out = capsys.readouterr().out.splitlines()
         after = figures(run, step)
         assert after == before and {key: after[key] for key in logged} == logged
-        assert set(logged) == {"nll/nats", "nll/bits_per_dim", "noise"}
+        assert set(logged) == {"nll/nats", "nll/bits_per_dim", "noise", "inversion/max"}
         assert out[-1] == f"Run folder: {run.folder}" and out[0].split()[0] == "nll/nats"
         pictures = {path.stem: path for path in (run.folder / "eval" / f"step-{step:08d}").glob("*.png")}
         factors = {f"{kind}_{name}" for kind in ("swap", "line") for name in ("side", "residual")}

@@ -45,7 +45,7 @@ LAYERS = {
     "report": "run record pictures",
     "logs": "run record report pictures system",
     "interrupt": "",
-    "evaluation": "run record system interrupt",
+    "evaluation": "run record system interrupt metrics",
     "engine": "config system",
     "train": "config run record logs system interrupt evaluation engine",
     # From a configuration to a run. Data sets reach these built; what is imported of `data` is the loader, and sources.

@@ -3,8 +3,9 @@
 A metric is any callable ``(system, batches) -> {name: number}``. It gets the system in eval mode and the test batches
 (`iin.data.Images` or `iin.data.Pairs`, on the system's device, iterable more than once; ``batches.factors`` and
 ``batches.fingerprint`` are the data set's, where it has them) and calls the system's public methods: ``encode``,
-``decode``, ``reconstruct``, ``sample``, ``code``, ``flow``, ``swap``, ``classify``. The random state is set before each
-metric, so its draws are the same every time.
+``decode``, ``reconstruct``, ``sample``, ``code``, ``flow``, ``swap``, ``classify``; by way of `iin.metrics.contract`,
+if it is to share with other metrics what they answer. The random state is set before each metric, so its draws are the
+same every time.
 
 To add one, write ``iin/metrics/mine.py`` (a class, its arguments the metric's and its ``__call__`` the measurement; say
 which figures it returns and which methods it needs), name it in a configuration as

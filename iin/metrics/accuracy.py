@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from iin.metrics.contract import method
+from iin.metrics.contract import made, method, summed
 from iin.system import System
 
 __all__ = ["Accuracy"]
@@ -20,19 +20,22 @@ class Accuracy:
     images count.
     """
 
+    divided = True
+
     def check_system(self, system: System) -> None:
         """Raise ValueError for a system that this cannot measure."""
         method(system, "classify", "Accuracy")
 
     @torch.no_grad()
     def __call__(self, system: System, batches: Iterable[Any]) -> dict[str, float]:
-        classify = method(system, "classify", "Accuracy")
+        self.check_system(system)
         right = count = 0
         for batch in batches:
             if batch.label is None:
                 raise ValueError("Accuracy needs test images with labels; this data set has none")
-            right += int((classify(batch.image).argmax(1) == batch.label).sum())
+            right += int((made(system, batch, "classify").argmax(1) == batch.label).sum())
             count += len(batch.label)
-        if not count:
+        hits, images = summed(batches, right, count)
+        if not images:
             raise ValueError("Accuracy: there are no test images")
-        return {"accuracy": right / count}
+        return {"accuracy": hits / images}

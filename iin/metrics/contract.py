@@ -1,5 +1,14 @@
 """What a metric asks of a system and of the batches; each missing piece is one clear line.
 
+``made(system, batch, "reconstruct")`` is the same as ``system.reconstruct(batch.image)``, but for the work: metrics of
+one evaluation share what it answers. So they do with `sampled`; with `kept`, anything else. Whoever calls the system's
+methods is right too, and pays for it.
+
+A metric that says ``divided = True`` of itself (a class attribute) may be given a share of the batches, in each of
+several processes, and puts together what all have found: with `summed`, `largest` and `gathered`, after it has gone
+through its share. `placed` says where in the whole set a batch belongs, `share` and `whole` what else there is. One
+that says nothing is given all batches in every process.
+
 A metric may have a method ``check_system(system)`` that raises ValueError when it cannot work with such a system. It is
 asked before anything is trained, of a system whose weights may lie in no memory.
 """
@@ -11,7 +20,23 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ["decodes", "factor_names", "method"]
+from iin.metrics.memo import kept, made, sampled
+from iin.metrics.shares import gathered, largest, placed, share, summed, whole
+
+__all__ = [
+    "decodes",
+    "factor_names",
+    "gathered",
+    "kept",
+    "largest",
+    "made",
+    "method",
+    "placed",
+    "sampled",
+    "share",
+    "summed",
+    "whole",
+]
 
 
 def decodes(system: nn.Module) -> bool:

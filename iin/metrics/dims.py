@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iin.metrics.contract import factor_names, method
+from iin.metrics.contract import factor_names, gathered, made, method, placed
 from iin.system import System
 
 __all__ = ["FactorDims", "at_least_one", "factor_dims", "factor_scores", "pair_codes", "paper_scores"]
@@ -154,6 +154,8 @@ class FactorDims:
     Needs ``system.code(image) -> [B, D]`` (of an autoencoder, ``encode``) and test data of pairs.
     """
 
+    divided = True
+
     def check_system(self, system: System) -> None:
         """Raise ValueError for a system that this cannot measure."""
         getattr(system, "code", None) or method(system, "encode", "FactorDims")
@@ -161,8 +163,16 @@ class FactorDims:
     @torch.no_grad()
     def __call__(self, system: System, batches: Iterable[Any]) -> dict[str, float]:
         names = factor_names(batches, "FactorDims")
-        code = getattr(system, "code", None) or method(system, "encode", "FactorDims")
-        first, second, shared = pair_codes(code, batches)
+        self.check_system(system)
+        code = "code" if hasattr(system, "code") else "encode"
+        parts: tuple[list[tuple[int, Tensor]], ...] = ([], [], [])
+        for start, batch in placed(batches):
+            found = made(system, batch, code), made(system, batch, code, of="other"), batch.shared
+            for part, rows in zip(parts, found, strict=True):
+                part.append((start, rows))
+        first, second, shared = (gathered(batches, part) for part in parts)
+        if not len(shared):
+            raise ValueError("FactorDims: there are no test pairs")
         if shared.shape[1] != len(names):
             raise ValueError(f"FactorDims: {len(names)} factors are named {names}, but pairs tell of {shared.shape[1]}")
         for name, count in zip(names[:-1], shared.sum(0).tolist(), strict=False):

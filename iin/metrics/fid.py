@@ -28,8 +28,9 @@ from annotated_types import Ge
 from torch import Tensor
 
 from iin.arguments import Count, NonNegativeInt
+from iin.distributed import total
 from iin.files import cache_folder
-from iin.metrics.contract import decodes
+from iin.metrics.contract import decodes, gathered, kept, made, placed, sampled, share
 from iin.metrics.kid import kernel_distance, subset_size
 from iin.metrics.statistics import Statistics, Summary
 from iin.models.features import Inception, extractor, quantise
@@ -61,7 +62,7 @@ class FID:
         kid_subset_size: images a subset; at most half of the images there are (see `iin.metrics.kid.subset_size`).
         weights: path of the Inception weights; by default they are looked for in the caches.
         download: fetch them when they are found nowhere.
-        batch_size: images a batch, here; that of the data does not matter.
+        batch_size: samples drawn, and images looked at, at a time; of larger test batches, in parts.
 
     Raises:
         ValueError: Inception is asked for and its weights or package are missing; the file of statistics is none, or of
@@ -111,28 +112,38 @@ class FID:
         if statistics is not None and not Path(statistics).is_file():
             yield f"statistics: no file {statistics}; write it with scripts/fid_stats.py"
 
+    divided = True
+
     @torch.no_grad()
     def __call__(self, system: System, batches: Iterable[Any]) -> dict[str, float]:
         able = decodes(system)
-        reconstruct, sample = (getattr(system, name, None) if able else None for name in ("reconstruct", "sample"))
+        reconstruct, sample = (able and callable(getattr(system, name, None)) for name in ("reconstruct", "sample"))
         if not reconstruct and not sample:
             return {}
         path = None if self._given else self._cache_path(batches, _device(system))
-        real = self._given or (path and _cached(path))
-        found = Statistics(keep=self._keeps)
-        made = {"samples": Statistics(keep=self._keeps), "reconstructions": Statistics(keep=self._keeps)}
+        real = self._given or _known(batches, path)
+        found, reconstructions, samples = (_Found(self._keeps) for _ in range(3))
         if not real or reconstruct:
-            for image in _chunks(batches, self.batch_size, self.images):
+            for start, batch in placed(batches):
+                if start >= self.images:
+                    break
+                count = min(len(batch.image), self.images - start)
                 if not real:
-                    self._add(found, image)
+                    found.add(start, self._features_of(system, batch, "image", batch.image[:count]))
                 if reconstruct:
-                    self._add(made["reconstructions"], reconstruct(image))
-        real = real or self._finished(found, path)
+                    image = made(system, batch, "reconstruct")[:count]
+                    reconstructions.add(start, self._features_of(system, batch, "reconstruct", image))
+        real = real or self._finished(found, batches, path)
         if sample:
             count = self.images if self._given else real.images or 0
-            for start in range(0, count, self.batch_size):
-                self._add(made["samples"], sample(min(self.batch_size, count - start)))
-        return self._compare(real, {name: part for name, part in made.items() if part.count})
+            number, shares = share(batches)
+            for index in range(number, -(-count // self.batch_size), shares):
+                start = index * self.batch_size
+                image = sampled(system, batches, min(self.batch_size, count - start), index)
+                samples.add(start, self._features_of(system, batches, f"sample {index}", image))
+        made_of = {"samples": samples, "reconstructions": reconstructions}
+        summaries = {name: part.summary(batches) for name, part in made_of.items()}
+        return self._compare(real, {name: one for name, one in summaries.items() if one.images}, share(batches))
 
     @torch.no_grad()
     def measure(self, batches: Iterable[Any], device: torch.device | str = "cpu", source: str | None = None) -> Summary:
@@ -147,27 +158,28 @@ class FID:
             ValueError: fewer than two images.
         """
         path = self._cache_path(batches, torch.device(device))
-        summary = path and _cached(path)
+        summary = _known(batches, path)
         if not summary:
-            found = Statistics(keep=self._keeps)
-            for image in _chunks(batches, self.batch_size, self.images):
-                self._add(found, image)
-            summary = self._finished(found, path)
+            found = _Found(self._keeps)
+            for start, batch in placed(batches):
+                if start >= self.images:
+                    break
+                found.add(start, self._features(batch.image[: self.images - start]))
+            summary = self._finished(found, batches, path)
         return summary._replace(source=source)
 
-    def _compare(self, real: Summary, made: dict[str, Statistics]) -> dict[str, float]:
+    def _compare(self, real: Summary, made: dict[str, Summary], share: tuple[int, int]) -> dict[str, float]:
         """All figures, and the facts about them."""
-        for name, part in made.items():
-            if len(part.mean) != real.dim:
+        for name, one in made.items():
+            if one.dim != real.dim:
                 raise ValueError(
                     f"FID: {self.statistics or 'the real images'} have {real.dim} features, {name} have "
-                    f"{len(part.mean)} by the extractor {self.name}; they must be of the same extractor"
+                    f"{one.dim} by the extractor {self.name}; they must be of the same extractor"
                 )
-            if part.count < 2:
-                raise ValueError(f"FID: at least 2 {name} are needed, found {part.count}")
-        counts = {name: part.count for name, part in made.items()}
+            if one.images is not None and one.images < 2:
+                raise ValueError(f"FID: at least 2 {name} are needed, found {one.images}")
+        counts = {name: one.images or 0 for name, one in made.items()}
         self._warn_of_few(min([*counts.values(), *([real.images] if real.images else [])]), real.dim)
-        summaries = {name: part.summary() for name, part in made.items()}
         alike = len(set(counts.values())) == 1
         self.facts["images"] = (
             next(iter(counts.values())) if alike else ", ".join(f"{count} {name}" for name, count in counts.items())
@@ -175,12 +187,12 @@ class FID:
         if self.statistics is not None:
             number = "an unknown number of" if real.images is None else real.images
             self.facts["statistics"] = f"{self.statistics.name} ({number} images)"
-        figures = {f"{self.prefix}/{name}": real.distance(one) for name, one in summaries.items()}
+        figures = {f"{self.prefix}/{name}": real.distance(one) for name, one in made.items()}
         sizes = {}
-        for name, one in summaries.items() if self.kid_subsets else ():
+        for name, one in made.items() if self.kid_subsets else ():
             if real.features is None or one.features is None:
                 continue
-            distance = kernel_distance(real.features, one.features, self.kid_subsets, self.kid_subset_size)
+            distance = kernel_distance(real.features, one.features, self.kid_subsets, self.kid_subset_size, share=share)
             figures[f"{self.kid_prefix}/{name}"] = distance.mean
             figures[f"{self.kid_prefix}/{name}_std"] = distance.deviation
             sizes[subset_size(min(len(real.features), len(one.features)), self.kid_subset_size)] = name
@@ -216,17 +228,22 @@ class FID:
             )
         return found
 
-    def _add(self, statistics: Statistics, image: Tensor) -> None:
+    def _features_of(self, system: System, place: Any, kind: str, image: Tensor) -> Tensor:
+        """Features of images of some batch, or of samples, which other entries may have asked for too."""
+        extractor = getattr(self.extractor, "fingerprint", None) or id(self.extractor)
+        return kept(system, place, (kind, len(image), extractor, self.batch_size), lambda: self._features(image))
+
+    def _features(self, image: Tensor) -> Tensor:
         if not image.isfinite().all():  # rounding to levels would hide it
             raise ValueError("FID: images hold NaN or infinity")
-        statistics.add(self.extractor(quantise(image)))
+        return torch.cat([self.extractor(quantise(part)) for part in image.split(self.batch_size)])
 
-    def _finished(self, found: Statistics, path: Path | None) -> Summary:
+    def _finished(self, found: _Found, batches: Iterable[Any], path: Path | None) -> Summary:
         """The summary of the real images, which goes into the cache."""
-        if found.count < 2:
-            raise ValueError(f"FID: at least 2 test images are needed, found {found.count}")
-        summary = found.summary(extractor=self.name, fingerprint=getattr(self.extractor, "fingerprint", None))
-        if path:
+        summary = found.summary(batches, extractor=self.name, fingerprint=getattr(self.extractor, "fingerprint", None))
+        if (summary.images or 0) < 2:
+            raise ValueError(f"FID: at least 2 test images are needed, found {summary.images}")
+        if path and share(batches)[0] == 0:
             with contextlib.suppress(OSError):  # a cache that cannot be written is none, and no error
                 path.parent.mkdir(parents=True, exist_ok=True)
                 summary.save(path)
@@ -247,8 +264,9 @@ class FID:
         if not data or not features:
             return None
         # Rounding differs between devices, versions and batch sizes: figures would depend on who filled the cache.
-        kept = "features" if self._keeps else "moments"
-        key = f"2 {kept} {data} {features} {self.images} {self.batch_size} {device.type} {torch.__version__}"
+        known = "features" if self._keeps else "moments"
+        size = min(self.batch_size, next((len(batch.image) for batch in batches), 0))
+        key = f"3 {known} {data} {features} {self.images} {size} {device.type} {torch.__version__}"
         return cache_folder() / "statistics" / f"{self.name}-{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
 
 
@@ -259,28 +277,54 @@ def _device(system: System) -> torch.device:
     return next((p.device for p in system.parameters()), torch.device("cpu"))
 
 
-def _chunks(batches: Iterable[Any], size: int, limit: int) -> Iterator[Tensor]:
-    """Images in chunks of one size, whatever the batches' is; at most ``limit`` of them."""
-    waiting: list[Tensor] = []
-    held = 0
-    for batch in batches:
-        image = batch.image[:limit]
-        limit -= len(image)
-        waiting.append(image)
-        held += len(image)
-        while held >= size:
-            joined = torch.cat(waiting)
-            yield joined[:size]
-            waiting, held = [joined[size:]], held - size
-        if not limit:
-            break
-    if held:
-        yield torch.cat(waiting)
+class _Found:
+    """What this process has seen of a set of images: their features' statistics, and the features where they count."""
+
+    def __init__(self, keep: bool) -> None:
+        self.statistics = Statistics()
+        self.parts: list[tuple[int, Tensor]] | None = [] if keep else None
+
+    def add(self, start: int, features: Tensor) -> None:
+        """Take in features ``[B, d]`` of images from number ``start`` on."""
+        self.statistics.add(features)
+        if self.parts is not None:
+            self.parts.append((start, features.detach().cpu().float()))
+
+    def summary(self, batches: Iterable[Any], **about: str | None) -> Summary:
+        """Of all that the processes have seen, if each has gone through its share; every one must ask."""
+        divided = share(batches)[1] > 1
+        found = self.statistics.everywhere() if divided else self.statistics
+        features = None if self.parts is None else gathered(batches, self.parts)
+        if found.count < 2:
+            return Summary(found.mean, found.scatter, found.count, None, **about)
+        return found.summary(**about)._replace(features=features)
 
 
-def _cached(path: Path) -> Summary | None:
-    """Statistics from the cache; None where there are none, or the file is damaged: they can be made again."""
-    try:
-        return Summary.load(path)
-    except ValueError:
+KINDS = {"mean": torch.float64, "covariance": torch.float64, "features": torch.float32}
+"""Types of what a summary holds."""
+
+
+def _known(batches: Iterable[Any], path: Path | None) -> Summary | None:
+    """Statistics from the cache; None where there are none, or the file is damaged: they can be made again.
+
+    Of several processes the first looks, and tells the others, which may not see the same files, what it has found.
+    """
+    number, shares = share(batches)
+    found: Summary | None = None
+    if path and number == 0:
+        with contextlib.suppress(ValueError):
+            found = Summary.load(path)
+    if shares == 1:
+        return found
+    sizes = torch.zeros(3, dtype=torch.int64)
+    if found:
+        kept = 0 if found.features is None else len(found.features)
+        sizes = torch.tensor([found.dim, found.images or 0, kept])
+    dim, images, kept = total(sizes).tolist()
+    if not dim:
         return None
+    told: dict[str, Tensor] = {}
+    for name, shape in {"mean": (dim,), "covariance": (dim, dim), "features": (kept, dim)}.items():
+        own = getattr(found, name) if found else None
+        told[name] = total(torch.zeros(shape, dtype=KINDS[name]) if own is None else own)
+    return Summary(told["mean"], told["covariance"], images or None, told["features"] if kept else None)

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from iin.distributed import total
+
 __all__ = ["KernelDistance", "kernel_distance", "squared_mmd", "subset_size"]
 
 
@@ -66,7 +68,9 @@ def subset_size(count: int, size: int = 1000) -> int:
     return min(size, max(2, count // 2))
 
 
-def kernel_distance(a: Tensor, b: Tensor, subsets: int = 100, size: int = 1000, seed: int = 0) -> KernelDistance:
+def kernel_distance(
+    a: Tensor, b: Tensor, subsets: int = 100, size: int = 1000, seed: int = 0, share: tuple[int, int] = (0, 1)
+) -> KernelDistance:
     """Squared maximum mean discrepancy as the KID is reported: over random subsets, with their deviation.
 
     Args:
@@ -75,6 +79,7 @@ def kernel_distance(a: Tensor, b: Tensor, subsets: int = 100, size: int = 1000, 
         subsets: how many are drawn, of each set, without putting an image into one twice.
         size: images a subset; see `subset_size` for fewer images than that.
         seed: of the draws; the same features always give the same figures.
+        share: (r, n) if n processes, of which this is the r-th, from 0, ask for the same and shall divide the work.
 
     Raises:
         ValueError: as of `squared_mmd`; or no subsets are asked for.
@@ -86,5 +91,8 @@ def kernel_distance(a: Tensor, b: Tensor, subsets: int = 100, size: int = 1000, 
     values = torch.zeros(subsets, dtype=torch.float64)
     for i in range(subsets):
         rows, others = (torch.randperm(len(x), generator=generator)[:size] for x in (a, b))
-        values[i] = squared_mmd(a[rows], b[others])
+        if i % share[1] == share[0]:
+            values[i] = squared_mmd(a[rows], b[others])
+    if share[1] > 1:
+        values = total(values)
     return KernelDistance(values.mean().item(), values.std(correction=0).item())

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from iin.metrics.contract import method
+from iin.metrics.contract import made, method, summed
 from iin.system import System
 
 __all__ = ["Reconstruction"]
@@ -20,20 +20,23 @@ class Reconstruction:
     images count.
     """
 
+    divided = True
+
     def check_system(self, system: System) -> None:
         """Raise ValueError for a system that this cannot measure."""
         method(system, "reconstruct", "Reconstruction", decoder=True)
 
     @torch.no_grad()
     def __call__(self, system: System, batches: Iterable[Any]) -> dict[str, float]:
-        reconstruct = method(system, "reconstruct", "Reconstruction", decoder=True)
+        self.check_system(system)
         squared = absolute = 0.0
         count = 0
         for batch in batches:
-            error = (reconstruct(batch.image) - batch.image).double()
+            error = (made(system, batch, "reconstruct") - batch.image).double()
             squared += error.square().sum().item()
             absolute += error.abs().sum().item()
             count += error.numel()
-        if not count:
+        squared, absolute, values = summed(batches, squared, absolute, count)
+        if not values:
             raise ValueError("Reconstruction: there are no test images")
-        return {"reconstruction/mse": squared / count, "reconstruction/mae": absolute / count}
+        return {"reconstruction/mse": squared / values, "reconstruction/mae": absolute / values}

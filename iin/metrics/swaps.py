@@ -13,7 +13,7 @@ given as ``judges: {factor: {target: ...}}``, and nothing else.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -21,7 +21,8 @@ from torch import Tensor
 
 from iin.arguments import Count, NonNegativeInt
 from iin.data import measure_color, mix
-from iin.metrics.contract import factor_names, method
+from iin.metrics.contract import factor_names, gathered, made, method, placed, share, summed, whole
+from iin.metrics.memo import Memo, memo_of
 from iin.models.digits import digits
 from iin.system import System
 
@@ -90,6 +91,8 @@ class FactorSwaps:
                 raise ValueError(f"judges.{factor}: no judge is called {judge!r}; there are {', '.join(_JUDGES)}")
             self.judges[factor] = _JUDGES[judge] if isinstance(judge, str) else judge
 
+    divided = True
+
     def check_system(self, system: System) -> None:
         """Raise ValueError for a system that this cannot measure."""
         for name in ("swap", "reconstruct"):
@@ -103,25 +106,37 @@ class FactorSwaps:
             raise ValueError(f"FactorSwaps: judges for {', '.join(unknown)}, but the factors are {', '.join(names)}")
         if len(getattr(system, "factors", names)) != len(names):
             raise ValueError(f"FactorSwaps: the data has the factors {', '.join(names)}, the system {system.factors}")
-        swap = method(system, "swap", "FactorSwaps", decoder=True)
-        reconstruct = method(system, "reconstruct", "FactorSwaps", decoder=True)
+        self.check_system(system)
         self._warn(names)
         judges = {index: self.judges[name] for index, name in enumerate(names) if name in self.judges}
         if not judges:
             return {}
-        pairs = draw_pairs(batches, self.pairs, self.seed)
-        seen: dict[int, dict[str, list[Tensor]]] = {index: {} for index in judges}
-        for start in range(0, len(pairs.image), self.batch_size):
-            image, other = (part[start : start + self.batch_size] for part in (pairs.image, pairs.other))
-            looks = {"image": image, "other": other, "reconstruction": reconstruct(image)}
+        first, second, label = _drawn(batches, self.pairs, self.seed)
+        number, shares = share(batches)
+        starts = range(number * self.batch_size, len(first), shares * self.batch_size)
+        own = torch.cat(
+            [torch.arange(start, min(start + self.batch_size, len(first))) for start in starts] or [first[:0]]
+        )
+        images, rows = _taken(whole(batches), torch.cat((first[own], second[own])))
+        outer = memo_of(batches, system)
+        seen: dict[int, dict[str, list[tuple[int, Tensor]]]] = {
+            index: {look: [] for look in ("image", "other", "reconstruction", "follows", "stays")} for index in judges
+        }
+        for place, (image, other) in zip(starts, _chunks(images, rows, self.batch_size), strict=True):
+            # Whatever is asked of a chunk, each of its images is encoded once.
+            memo = Memo(system, 1 << 62, None if outer is None or outer.seed is None else mix(outer.seed, self.seed, 1))
+            chunk = memo.view(SwapPairs(image, other, None, None), place // self.batch_size)
+            looks = {"image": image, "other": other, "reconstruction": made(system, chunk, "reconstruct")}
             for index, judge in judges.items():
-                looks["follows"] = swap(image, other, [index])
-                looks["stays"] = swap(image, other, [k for k in range(len(names)) if k != index])
+                rest = [k for k in range(len(names)) if k != index]
+                looks["follows"] = made(system, chunk, "swap", [index], of=("image", "other"))
+                looks["stays"] = made(system, chunk, "swap", rest, of=("image", "other"))
                 for key, look in looks.items():
-                    seen[index].setdefault(key, []).append(judge(look).cpu())
+                    seen[index][key].append((place, judge(look)))
+        pairs = _Labels(None, None) if label is None else _Labels(label[first], label[second])
         figures: dict[str, float] = {}
         for index, parts in seen.items():
-            values = {key: torch.cat(part) for key, part in parts.items()}
+            values = {key: gathered(batches, part) for key, part in parts.items()}
             judged = _classes if values["image"].ndim == 1 else _quantities
             found = judged(names[index], values, pairs, self.seed)
             figures |= {f"swaps/{names[index]}/{key}": value for key, value in found.items()}
@@ -157,23 +172,35 @@ def draw_pairs(batches: Iterable[Any], count: int, seed: int = 0) -> SwapPairs:
     that no more than ``2 * count`` images are held.
 
     Args:
-        batches: of `Images` or `Pairs`; of the latter, the first images count.
+        batches: all of them, of `Images` or `Pairs`; of the latter, the first images count.
         count: number of pairs ``P``.
         seed: of the draw.
 
     Raises:
         ValueError: fewer than two images, or all have one label.
     """
-    sizes, labels = [], []
-    for batch in batches:
-        sizes.append(len(batch.image))
+    first, second, label = _drawn(batches, count, seed)
+    images, rows = _taken(batches, torch.cat((first, second)))
+    ((image, other),) = _chunks(images, rows, count)
+    if label is None:
+        return SwapPairs(image, other, None, None)
+    return SwapPairs(image, other, label[first], label[second])
+
+
+def _drawn(batches: Iterable[Any], count: int, seed: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Numbers of the images of each pair, ``[P]`` and ``[P]``, and the labels of all images, where they have any."""
+    own, labels = 0, []
+    for start, batch in placed(batches):
+        own += len(batch.image)
         if batch.label is not None:
-            labels.append(batch.label.cpu())
-    total = sum(sizes)
+            labels.append((start, batch.label))
+    label: Tensor | None = gathered(batches, labels)
+    total = int(summed(batches, own)[0])
     if total < 2:
         raise ValueError(f"swaps need at least 2 test images, found {total}")
-    label = torch.cat(labels) if len(labels) == len(sizes) else None
-    if label is not None and (label == label[0]).all():
+    if label is None or len(label) < total:
+        label = None
+    elif (label == label[0]).all():
         raise ValueError(f"swaps need test images of differing labels; all {total} have the label {int(label[0])}")
 
     generator = torch.Generator().manual_seed(mix(seed, count))
@@ -183,10 +210,13 @@ def draw_pairs(batches: Iterable[Any], count: int, seed: int = 0) -> SwapPairs:
     while True:
         alike = second == first if label is None else label[second] == label[first]
         if not alike.any():
-            break
+            return first, second, label
         second[alike] = torch.randint(total, (int(alike.sum()),), generator=generator)
 
-    needed = torch.unique(torch.cat((first, second)))  # sorted, so images can be taken as they pass
+
+def _taken(batches: Iterable[Any], numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Images of these numbers, each once, and which of them belongs to each number."""
+    needed, rows = torch.unique(numbers, return_inverse=True)  # sorted, so images can be taken as they pass
     kept, start = [], 0
     for batch in batches:
         stop = start + len(batch.image)
@@ -194,13 +224,25 @@ def draw_pairs(batches: Iterable[Any], count: int, seed: int = 0) -> SwapPairs:
         kept.append(batch.image[inside.to(batch.image.device)])
         start = stop
     images = torch.cat(kept)
-    image, other = (images[torch.searchsorted(needed, rows).to(images.device)] for rows in (first, second))
-    if label is None:
-        return SwapPairs(image, other, None, None)
-    return SwapPairs(image, other, label[first], label[second])
+    return images, rows.to(images.device)
 
 
-def _classes(name: str, values: dict[str, Tensor], pairs: SwapPairs, seed: int) -> dict[str, float]:
+def _chunks(images: Tensor, rows: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Both images of pairs, so many pairs at a time; the first half of the rows are those of the first images."""
+    if not len(rows):
+        return
+    for first, second in zip(*(half.split(size) for half in rows.chunk(2)), strict=True):
+        yield images[first], images[second]
+
+
+class _Labels(NamedTuple):
+    """Labels of both images of pairs, where they have any."""
+
+    label: Tensor | None
+    other_label: Tensor | None
+
+
+def _classes(name: str, values: dict[str, Tensor], pairs: _Labels, seed: int) -> dict[str, float]:
     """Figures of a judge that names classes; all pairs differ in their label."""
     if pairs.label is None or pairs.other_label is None:
         raise ValueError(f"FactorSwaps: the judge of {name!r} names classes, but the test images have no labels")
@@ -212,7 +254,7 @@ def _classes(name: str, values: dict[str, Tensor], pairs: SwapPairs, seed: int) 
     }
 
 
-def _quantities(name: str, values: dict[str, Tensor], pairs: SwapPairs, seed: int) -> dict[str, float]:
+def _quantities(name: str, values: dict[str, Tensor], pairs: _Labels, seed: int) -> dict[str, float]:
     """Figures of a judge that measures; pairs whose measures agree are left out."""
     differ = (values["image"] - values["other"]).abs().amax(1) > 1 / 256  # half a grey level, in [0, 1]
     if not differ.any():
