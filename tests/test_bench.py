@@ -9,14 +9,15 @@ from copy import deepcopy
 from functools import partial
 from itertools import count as counting
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fabricate
 import pytest
 import tiny
 import torch
-from runs import only
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
@@ -301,15 +302,27 @@ def test_both_autoencoders_have_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- whole training ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("system", [None, tiny.node("tiny.Duel")], ids=["one optimiser", "two"])
-def test_steps_of_the_loop_are_timed(system: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("players", [1, 2])
+def test_steps_of_the_loop_are_timed(players: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = tiny.autoencoder()
-    base = tiny.write(tmp_path / "toy.yaml", tree | ({"system": system} if system else {}))
-    with runs.workplace() as folder:
-        seconds = runs.loop_times(base, [], 4, allow=["tiny"])
-        assert only(folder / "logs", "*_toy_ae").state["step"] == runs.SETTLING + 4
-    assert len(seconds) == 4 and min(seconds) > 0
+    base = tiny.write(tmp_path / "toy.yaml", tree | ({"system": tiny.node("tiny.Duel")} if players == 2 else {}))
+    clock = counting()
+    monkeypatch.setattr(runs, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    made: list[object] = []
+    handle = register_optimizer_step_post_hook(lambda optimizer, *_: made.append(optimizer))
+    try:
+        with runs.workplace() as folder:
+            assert runs.loop_times(base, [], 4, allow=["tiny"]) == [1, 1, 1, 1]
+    finally:
+        handle.remove()
+    assert len(made) == players * (runs.SETTLING + 4) - (players - 1)  # a step is over when its first player moved
     assert not folder.exists()
+
+
+def test_a_run_that_is_too_short_is_said(tmp_path: Path) -> None:
+    base = tiny.write(tmp_path / "toy.yaml", tiny.autoencoder())
+    with runs.workplace(), pytest.raises(RuntimeError, match="ended after 2 steps, but 9 were"):
+        runs.loop_times(base, ["train.steps=2"], 4, allow=["tiny"])
 
 
 def test_steps_of_the_plain_loop_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:

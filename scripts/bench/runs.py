@@ -78,7 +78,7 @@ def workplace() -> Iterator[Path]:
 
 
 def loop_times(base: str, overrides: Sequence[str], steps: int, *, allow: Sequence[str] = ()) -> list[float]:
-    """Train as ``iin-train -b`` does, without evaluation; seconds between steps of the loop, settling left out.
+    """Train as ``iin-train -b`` does, and leave when that was enough: seconds between steps, settling left out.
 
     Args:
         base: the configuration.
@@ -87,7 +87,7 @@ def loop_times(base: str, overrides: Sequence[str], steps: int, *, allow: Sequen
         allow: packages that it may name.
 
     Raises:
-        RuntimeError: the optimisers of the loop cannot be watched.
+        RuntimeError: training ended before.
     """
     moments: list[float] = []
     first: list[Any] = []
@@ -96,16 +96,21 @@ def loop_times(base: str, overrides: Sequence[str], steps: int, *, allow: Sequen
         first[:] = first or [optimizer]  # with several optimisers, the first one tells a step
         if optimizer is first[0]:
             moments.append(time.perf_counter())
+            if len(moments) == SETTLING + steps:
+                raise _Enough  # here, since the end of a run is a checkpoint and an evaluation
 
-    overrides = ["evaluate=none", f"train.steps={SETTLING + steps}", *overrides]
     handle = register_optimizer_step_post_hook(note)
     try:
-        experiment.train(experiment.plan(configuration.load([base], overrides), allow=allow))
+        experiment.train(experiment.plan(configuration.load([base], ["evaluate=none", *overrides]), allow=allow))
+    except _Enough:
+        return _between(moments, steps)
     finally:
         handle.remove()
-    if len(moments) != SETTLING + steps:
-        raise RuntimeError(f"{base}: {SETTLING + steps} steps were asked for, but optimisers made {len(moments)}")
-    return _between(moments, steps)
+    raise RuntimeError(f"{base}: training ended after {len(moments)} steps, but {SETTLING + steps} were to be timed")
+
+
+class _Enough(Exception):
+    """As many steps were made as are timed."""
 
 
 def _between(moments: Sequence[float], steps: int) -> list[float]:
