@@ -591,6 +591,16 @@ def test_every_piece_has_the_size_of_a_step(monkeypatch):
     assert len(torch.cat(list(codes.encode(flow, data, range(3), 8)))) == 3
 
 
+def test_images_are_encoded_in_the_precision_of_the_steps():
+    flow, data = system(), tiny.Still()
+    kept = codes.instead(flow, data, settings("memory", precision="bf16"))[range(4)].image
+    image = data[range(4)].image
+    with torch.autocast("cpu", torch.bfloat16):  # as the engine has it
+        answer = flow.posterior(image)
+    assert torch.equal(kept.mean, answer.mean) and torch.equal(kept.std, answer.std)
+    assert not torch.equal(kept.mean, flow.posterior(image).mean)
+
+
 def test_encoding_leaves_the_system_as_it_was():
     flow = system().train()
     state = copy.deepcopy(flow.state_dict())
