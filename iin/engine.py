@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from iin.config import Training
 from iin.distributed import gather, one_batch, rank, total, world
+from iin.flows.kernel import by_hand
 from iin.seeds import mix
 from iin.system import Objective, System
 
@@ -67,7 +68,7 @@ class Engine:
         """The system's objectives, one after another, each ready to be differentiated."""
         found = self.system.objectives(batch, step)
         while True:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half), by_hand():
                 objective = next(found, None)
             if objective is None:
                 return

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from iin.adam import FlatAdam
 from iin.config import Training
-from iin.distributed import alone, first, lost, rank, wait
+from iin.distributed import alone, first, lost, rank, wait, world
 from iin.engine import Engine
 from iin.engine import engine as make_engine
 from iin.evaluation import TestSet, evaluate, look, record, table
@@ -237,11 +238,19 @@ def _kept(run: Run) -> str:
 
 
 def make_optimizers(system: System, settings: Training) -> dict[str, torch.optim.Optimizer]:
-    """One Adam for each objective. Fused: one pass over the parameters instead of a loop over tensors."""
-    return {
-        name: torch.optim.Adam(parameters, lr=settings.lr, betas=settings.betas, fused=True)
-        for name, parameters in system.trainable().items()
-    }
+    """One Adam for each objective. Fused: one pass over the parameters instead of a loop over tensors.
+
+    Parameters of flows move together in memory, unless several processes have shares of them or of their gradients.
+    """
+    of_flows = {id(p) for flow in system.flows() for p in flow.parameters()} if world() == 1 else set()
+    made: dict[str, torch.optim.Optimizer] = {}
+    for name, parameters in system.trainable().items():
+        alike = len({(p.dtype, p.device) for p in parameters}) == 1
+        if alike and parameters[0].device.type != "meta" and all(id(p) in of_flows for p in parameters):
+            made[name] = FlatAdam(parameters, settings.lr, settings.betas)
+        else:
+            made[name] = torch.optim.Adam(parameters, lr=settings.lr, betas=settings.betas, fused=True)
+    return made
 
 
 def restore(optimizers: Mapping[str, torch.optim.Optimizer], states: Mapping[str, Any]) -> None:

@@ -46,8 +46,9 @@ LAYERS = {
     "logs": "run record report pictures system",
     "interrupt": "",
     "evaluation": "run record system interrupt metrics",
-    "engine": "config system",
-    "train": "config run record logs system interrupt evaluation engine",
+    "engine": "config system flows",
+    "adam": "flows",
+    "train": "config run record logs system interrupt evaluation engine adam",
     # From a configuration to a run. Data sets reach these built; what is imported of `data` is the loader, and sources.
     "building": "config run system data compat interrupt evaluation",
     "codes": "config data models",

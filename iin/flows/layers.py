@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from iin.arguments import Count, Even, NonNegativeInt
 from iin.distributed import whole
+from iin.flows import kernel
 from iin.flows.base import Chain, InvertibleModule, at_least_single, check_vectors
 
 __all__ = ["ActNorm", "Coupling", "Shuffle", "vector_flow"]
@@ -130,24 +130,23 @@ class Coupling(InvertibleModule):
 
     def scale_shift(self, kept: Tensor) -> tuple[Tensor, Tensor]:
         """Log-scale in (-1, 1) and shift, each ``[B, D/2]``, from the half that stays ``[B, D/2]``."""
-        hidden = kept.expand(2, -1, -1)  # [2, B, D/2]: both networks see the same
-        last = len(self.weights) - 1
-        for k, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = torch.baddbmm(bias, hidden, weight)
-            if k < last:
-                hidden = F.leaky_relu(hidden, 0.01)
-        return torch.tanh(hidden[0]), hidden[1]
+        return kernel.scale_shift(kept, list(self.weights), list(self.biases))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_vectors(x, self.dim, "Coupling")
         first, second = x.chunk(2, dim=1)
         if self.flip:
-            scale, shift = self.scale_shift(second)
-            first = torch.addcmul(shift, first, scale.exp())
+            first, logdet = self._move(second, first)
         else:
-            scale, shift = self.scale_shift(first)
-            second = torch.addcmul(shift, second, scale.exp())
-        return torch.cat([first, second], dim=1), scale.sum(1)
+            second, logdet = self._move(first, second)
+        return torch.cat([first, second], dim=1), logdet
+
+    def _move(self, kept: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
+        """The half that moves ``[B, D/2]``, and the log-determinant ``[B]``."""
+        if kernel.active():
+            return kernel.affine(kept, moved, list(self.weights), list(self.biases))
+        scale, shift = self.scale_shift(kept)
+        return torch.addcmul(shift, moved, scale.exp()), scale.sum(1)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         check_vectors(z, self.dim, "Coupling")

@@ -45,6 +45,9 @@ class FlowAlone(System):
         super().__init__()
         self.flow = flow
 
+    def flows(self) -> list[nn.Module]:
+        return [self.flow]
+
     def objectives(self, batch: Tensor, step: int) -> Iterator[Objective]:
         yield Objective("main", nll(*self.flow(batch)), {})
 
