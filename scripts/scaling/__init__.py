@@ -1,0 +1,1 @@
+"""How the cost of training grows: formulas, measured curves, and an estimate for many GPUs."""
