@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import torch
 from bench.peers import Shape
-from bench.steps import FlowAlone, loop_step
+from bench.steps import ADAM, FlowAlone, loop_step
 
 from iin.data import Images
+from iin.engine import engine
 from iin.flows import vector_flow
 from iin.models import Autoencoder as AutoencoderModel
 from iin.models import PatchDiscriminator
@@ -214,7 +215,7 @@ def _flow_counts(shape: Shape) -> tuple[int, int]:
     system = FlowAlone(vector_flow(*shape)).train()
     x, step = torch.randn(4, shape.dim), loop_step(system)
     step(x)
-    kept = kept_bytes(lambda: next(system.objectives(x, 1)), [*system.parameters(), x])
+    kept = kept_bytes(lambda: next(engine(system, ADAM).objectives(x, 1)), [*system.parameters(), x])
     return operations(lambda: step(x)), kept // len(x)
 
 
@@ -242,7 +243,7 @@ def autoencoder_work(
     step = loop_step(system)
     step(batch)
     held = [*system.parameters(), *system.buffers(), batch.image]
-    kept = kept_bytes(lambda: next(system.objectives(batch, 1)), held) // 2
+    kept = kept_bytes(lambda: next(engine(system, ADAM).objectives(batch, 1)), held) // 2
     count = operations(lambda: step(batch))
     if perceptual:
         maps = vgg(size)
