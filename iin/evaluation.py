@@ -168,7 +168,8 @@ def evaluate(system: System, test: TestSet, evaluators: Mapping[str, Evaluator],
     In several processes metrics that can do with a share of the batches get one, and others get all; every process must
     call this, and gets all figures.
 
-    The largest error by which the flow is undone is measured in any case, of a system that has ``code`` and ``flow``.
+    The largest error by which the flow is undone is measured in any case, of a system that has ``code`` and ``flow``;
+    where no metric gives it, of the first 1,000 images.
 
     Returns:
         Named figures of all evaluators.
@@ -196,12 +197,15 @@ def evaluate(system: System, test: TestSet, evaluators: Mapping[str, Evaluator],
 
 
 INVERSION = "inversion/max"
+"""The figure that every evaluation of a flow has."""
+ENOUGH = 1000
+"""Images that it is measured on where nobody asks for it."""
 
 
 def _inversion(system: System, batches: Iterable[Any]) -> dict[str, float]:
     """The figure that nobody need ask for; where it cannot be had, a warning says why."""
     try:
-        return {INVERSION: Inversion()(system, batches)[INVERSION]}
+        return {INVERSION: Inversion(ENOUGH)(system, batches)[INVERSION]}
     except Exception as error:  # somebody's flow, which may want more than a code
         if isinstance(error, Interrupted) or lost(error):
             raise
@@ -295,6 +299,8 @@ def record(
                 if not known["figures"]:
                     del old[name]
         entries = {**old, **entries}
+    if INVERSION in kept and not any(isinstance(metric, Inversion) for metric in evaluators.values()):
+        figures = {key: value for key, value in figures.items() if key != INVERSION}  # it was of more images, perhaps
     shown: dict[str, Any] = {}
     for key in dict.fromkeys(key for found in entries.values() for key in found if key != "figures"):
         values = {name: found[key] for name, found in entries.items() if key in found}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import logging
 import pickle
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 
 from iin.data import Images, Loader, Pairs
 from iin.distributed import rank, world
-from iin.evaluation import TestSet, evaluate
+from iin.evaluation import TestSet, evaluate, record
 from iin.flows import vector_flow
 from iin.interrupt import Interrupt, Interrupted
 from iin.metrics import FID, NLL, Accuracy, FactorDims, FactorSwaps, Inversion, Reconstruction
@@ -498,6 +500,33 @@ def test_the_flows_error_is_always_measured(
     assert len(said) == (words is not None)
     if words:
         assert words in said[0] and "train.lr" in said[0] and "\n" not in said[0]
+
+
+class Bright(Slipping):
+    """A flow that fails where a code is large."""
+
+    def inverse(self, z: Tensor) -> Tensor:
+        return z + 0.5 * (z > 4)
+
+
+def test_where_nobody_asks_for_the_error_the_first_images_will_do(tmp_path: Path) -> None:
+    data, system = images(1100), Stub(0)
+    data.image[1020] = 5
+    system.flow = Bright(0)
+    unasked = evaluate(system, TestSet(batched(data, 300)), {})
+    assert unasked == {"inversion/max": 0}
+    entries = {"inversion": Inversion()}
+    asked = evaluate(system, TestSet(batched(data, 300)), entries)
+    assert asked["inversion/max"] == 0.5
+    run: Any = SimpleNamespace(folder=tmp_path)
+    for measured, by, expected in ((unasked, {}, 0), (asked, entries, 0.5), (unasked | {"other": 1}, {}, 0.5)):
+        record(run, 3, system, measured, {}, by)
+        written = json.loads((tmp_path / "eval/step-00000003/metrics.json").read_text())
+        assert written["inversion/max"] == expected
+    assert written["other"] == 1 and written["inversion/mean"] == asked["inversion/mean"]
+    system.flow.weight.data.add_(1)  # other weights: nothing of before holds
+    record(run, 3, system, unasked, {}, {})
+    assert json.loads((tmp_path / "eval/step-00000003/metrics.json").read_text())["inversion/max"] == 0
 
 
 def test_systems_without_a_flow_have_no_such_error(caplog: pytest.LogCaptureFixture) -> None:

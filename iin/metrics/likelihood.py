@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from iin.arguments import Count
 from iin.losses import nll
-from iin.metrics.contract import largest, made, method, summed
+from iin.metrics.contract import largest, made, method, placed, summed
 from iin.system import System
 
 __all__ = ["NLL", "Inversion"]
@@ -58,13 +59,20 @@ class Inversion:
     Figures: ``inversion/max`` and ``inversion/mean``, over all units of all codes; of pairs, the first images count.
     A warning says so where the largest error exceeds 1e-3: samples and swaps are then not what they should be.
 
-    Every evaluation of a system with ``code`` and ``flow`` has the first of them, also without this metric.
+    Every evaluation of a system with ``code`` and ``flow`` has the first of them, also without this metric: then of the
+    first 1,000 test images.
+
+    Args:
+        images: how many test images count, at most; None takes all.
     """
 
     divided = True
 
     LIMIT = 1e-3
     """Error above which there is a warning, in units of the code."""
+
+    def __init__(self, images: Count | None = None) -> None:
+        self.images = images
 
     @staticmethod
     def fits(system: Any) -> bool:
@@ -81,8 +89,11 @@ class Inversion:
         self.check_system(system)
         flow: Any = system.flow
         worst, sum_, count = torch.zeros((), dtype=torch.float64), 0.0, 0
-        for batch in batches:
+        for start, batch in placed(batches):
+            if self.images is not None and start >= self.images:
+                break
             x = made(system, batch, "code")
+            x = x if self.images is None else x[: self.images - start]
             error = (x - flow.inverse(flow(x)[0])).abs().double().cpu()
             worst = torch.maximum(worst, error.max())  # unlike Python's max, NaN stays NaN
             sum_ += error.sum().item()
@@ -94,7 +105,7 @@ class Inversion:
         if not worst <= self.LIMIT:  # NaN is not
             log.warning(
                 "inversion: the flow is undone with an error of up to %.3g, more than %g: samples and swaps cannot be "
-                "trusted; train with a smaller train.lr, fewer or narrower blocks, or train.clip",
+                "trusted; leave train.tf32 off, and train with a smaller train.lr, train.clip or fewer blocks",
                 worst.item(),
                 self.LIMIT,
             )
