@@ -8,6 +8,7 @@ FSDP, which splits those of flows among the processes.
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -18,12 +19,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils import _pytree as pytree
 
 from iin.config import Training
-from iin.distributed import gather, one_batch, rank, total, world
+from iin.distributed import one_batch, rank, total, world
 from iin.flows.kernel import by_hand
 from iin.seeds import mix
 from iin.system import Objective, System
 
 __all__ = ["Engine", "Parallel", "engine"]
+
+SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM))
+"""What may ask to stop (see `iin.interrupt`)."""
 
 SMALLEST = 10_000
 """Parameters of a block that is worth splitting by itself; smaller ones are split together."""
@@ -162,9 +166,11 @@ class Parallel(Engine):
         return objective if player is None else objective._replace(loss=player(objective.loss))
 
     def agree(self, loss: float, asked: int | None) -> float:
-        found = gather(torch.tensor([[loss, asked or 0]], dtype=torch.float64))
-        self._asked = int(found[:, 1].max()) or None
-        return found[:, 0].mean().item()
+        # One small message a loss, by the way that the gradients take.
+        told = torch.tensor([loss, *(asked == number for number in SIGNALS)], dtype=torch.float64, device=self.device)
+        value, *counts = total(told).tolist()
+        self._asked = next((number for number, count in zip(SIGNALS, counts, strict=True) if count), None)
+        return value / world()
 
     def stopping(self, asked: int | None) -> int | None:
         return self._asked  # one that was asked later tells the others in the next step
