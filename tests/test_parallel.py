@@ -108,13 +108,17 @@ def test_two_processes_train_as_one_does(name: str, stage: dict[str, str], tmp_p
     before, after = (read_checkpoint(run.checkpoint(1)) for run in (one, two))
     # Adam's first moment after one step is the gradient, times a number.
     near(after["optimizers"], before["optimizers"], 1e-6, "optimizers")
-    near(after["system"], before["system"], 1e-6, "system")  # ActNorm's first values among it
+    norms = {key for key in before["system"] if key.endswith((".loc", ".scale", ".initialized"))}
+    assert norms
+    near(*({key: found["system"][key] for key in norms} for found in (after, before)), 1e-6, "ActNorm")
+    # Adam's first update is nearly the sign of the gradient: where that is rounding, so is the update.
+    near(after["system"], before["system"], 1e-3, "system")
     for found, expected in zip(losses(two), losses(one), strict=True):
         assert found == pytest.approx(expected, rel=1e-5), losses(two)
     found, expected = figures(two), figures(one)
     assert found.keys() == expected.keys()
     assert {k: v for k, v in found.items() if k != "noise"} == pytest.approx(
-        {k: v for k, v in expected.items() if k != "noise"}, rel=1e-3
+        {k: v for k, v in expected.items() if k != "noise"}, rel=1e-3, abs=1e-6
     )
     assert [path.name for path in two.checkpoints()] == [path.name for path in one.checkpoints()]
     assert (two.folder / "report.html").exists() and two.state["state"] == "finished"
@@ -185,6 +189,15 @@ def test_more_processes_than_the_machine_has_room_for(stage: dict[str, str], tmp
         done.stderr.startswith("error: --devices: 999 asked for, but this machine has ")
         and done.stderr.count("\n") == 1
     )
+
+
+def test_one_process_that_is_asked_for_is_the_one_that_was_asked(
+    stage: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iin.cli.launch.launch", lambda *_: pytest.fail("it starts itself again, and again"))
+    path = tiny.write(tmp_path / "flow.yaml", tiny.flow(stage, steps=2))
+    assert train("-b", path, "--logs", tmp_path / "l", "--devices", "1") == 0
+    assert only(tmp_path / "l").state["step"] == 2
 
 
 @pytest.mark.slow
