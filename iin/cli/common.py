@@ -60,7 +60,8 @@ def run_command(command: Callable[[], None], arguments: argparse.Namespace, modu
     if arguments.logs:
         os.environ["IIN_LOGS"] = arguments.logs
     several = int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
-    if getattr(arguments, "devices", None) is not None and not several:
+    # One process is this one: a child would have no other beside it to be told from, and start one in its turn.
+    if getattr(arguments, "devices", None) not in (None, 1) and not several:
         from iin.cli.launch import launch
 
         return launch(module, argv, arguments.devices)
