@@ -24,6 +24,7 @@ class FlatAdam(torch.optim.Adam):
     Parameters move to one piece of memory, and so do their gradients and moments. Memory for a gradient is offered to
     whoever computes it (see `iin.flows.kernel`); gradients that come from elsewhere are copied. In a step in which a
     parameter has no gradient, and from then on, parameters are updated one by one, as that leaves their counts apart.
+    Nobody else may move them: not a second optimiser of this kind, nor ``Module.to`` once this is made.
 
     Args:
         parameters: of one type, on one device, where they stay.
@@ -54,6 +55,7 @@ class FlatAdam(torch.optim.Adam):
         for parameter, view in zip(self._own, self._views(self._values), strict=True):
             view.copy_(parameter.detach())
             parameter.data = view
+        self._addresses = [parameter.data_ptr() for parameter in self._own]
         self._together = True
 
     def _views(self, flat: Tensor) -> list[Tensor]:
@@ -80,6 +82,8 @@ class FlatAdam(torch.optim.Adam):
         if not self._together:
             super().step()
             return loss
+        if any(own.data_ptr() != at for own, at in zip(self._own, self._addresses, strict=True)):
+            raise RuntimeError("FlatAdam: parameters were moved after it was made, and would learn nothing any more")
         for parameter, place in zip(self._own, self._places, strict=True):
             if parameter.grad.data_ptr() != place.data_ptr():  # type: ignore[union-attr]
                 place.copy_(parameter.grad)  # type: ignore[arg-type]
@@ -127,6 +131,8 @@ class FlatAdam(torch.optim.Adam):
         loaded = [self.state.get(parameter) for parameter in self._own]
         self._together = not self.state or all(loaded)
         if not self.state:
+            for flat in (*self._moments, self._count):
+                flat.zero_()
             return
         counts = {float(state["step"]) for state in loaded if state}
         if not self._together or len(counts) != 1:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -240,13 +241,17 @@ def _kept(run: Run) -> str:
 def make_optimizers(system: System, settings: Training) -> dict[str, torch.optim.Optimizer]:
     """One Adam for each objective. Fused: one pass over the parameters instead of a loop over tensors.
 
-    Parameters of flows move together in memory, unless several processes have shares of them or of their gradients.
+    Parameters of flows move together in memory, unless several objectives move the same ones, or several processes have
+    shares of them or of their gradients.
     """
     of_flows = {id(p) for flow in system.flows() for p in flow.parameters()} if world() == 1 else set()
+    trainable = system.trainable()
+    listed = Counter(id(p) for parameters in trainable.values() for p in parameters)
     made: dict[str, torch.optim.Optimizer] = {}
-    for name, parameters in system.trainable().items():
+    for name, parameters in trainable.items():
         alike = len({(p.dtype, p.device) for p in parameters}) == 1
-        if alike and parameters[0].device.type != "meta" and all(id(p) in of_flows for p in parameters):
+        movable = all(id(p) in of_flows and listed[id(p)] == 1 for p in parameters)
+        if alike and movable and parameters[0].device.type != "meta":
             made[name] = FlatAdam(parameters, settings.lr, settings.betas)
         else:
             made[name] = torch.optim.Adam(parameters, lr=settings.lr, betas=settings.betas, fused=True)

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 
 from iin.adam import FlatAdam
+from iin.config import Training
 from iin.flows import Coupling, vector_flow
 from iin.flows.kernel import active, affine, by_hand, lend, scale_shift, take
 from iin.losses import nll
+from iin.train import make_optimizers
 
 
 def parts(dim: int = 6, hidden: int = 4, depth: int = 1, seed: int = 0) -> tuple[list[Tensor], list[Tensor]]:
@@ -224,3 +226,41 @@ def test_clipping_reaches_the_gradients_in_their_places(copies: tuple[nn.Module,
 def test_parameters_of_two_types() -> None:
     with pytest.raises(ValueError, match="one type, on one device"):
         FlatAdam([nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2).double())], 1e-3, (0.5, 0.9))
+
+
+def test_parameters_that_somebody_else_moved(flow: nn.Module) -> None:
+    flat = FlatAdam(flow.parameters(), 1e-2, (0.5, 0.9))
+    train(flow, flat, range(1))
+    FlatAdam(flow.parameters(), 1e-2, (0.5, 0.9))
+    with pytest.raises(RuntimeError, match="moved"):
+        train(flow, flat, range(1, 2))
+
+
+def test_parameters_of_two_objectives_learn_from_both(flow: nn.Module) -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.flow = flow
+
+        def flows(self) -> list[nn.Module]:
+            return [self.flow]
+
+        def trainable(self) -> dict[str, list[nn.Parameter]]:
+            return {"one": list(flow.parameters()), "other": list(flow[1].parameters())}
+
+    made = make_optimizers(Both(), Training(lr=1e-2))  # type: ignore[arg-type]
+    train(flow, made["one"], range(2))
+    before = copy.deepcopy(flow)
+    train(flow, made["one"], range(2, 3))
+    assert not equal(flow, before)
+
+
+def test_a_state_of_before_the_first_step(copies: tuple[nn.Module, nn.Module]) -> None:
+    flow, other = copies
+    flat = FlatAdam(flow.parameters(), 1e-2, (0.5, 0.9))
+    start = copy.deepcopy(flat.state_dict())
+    train(flow, flat, range(3))
+    flow.load_state_dict(other.state_dict())
+    flat.load_state_dict(start)
+    plain = torch.optim.Adam(other.parameters(), lr=1e-2, betas=(0.5, 0.9), fused=True)
+    assert train(flow, flat, range(3)) == train(other, plain, range(3))
