@@ -13,7 +13,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from iin.adam import FlatAdam
 from iin.config import Training
 from iin.flows import Coupling, vector_flow
-from iin.flows.kernel import active, affine, by_hand, lend, scale_shift, take
+from iin.flows.kernel import active, affine, block, by_hand, lend, scale_shift, take
 from iin.losses import nll
 from iin.train import make_optimizers
 
@@ -264,3 +264,62 @@ def test_a_state_of_before_the_first_step(copies: tuple[nn.Module, nn.Module]) -
     flat.load_state_dict(start)
     plain = torch.optim.Adam(other.parameters(), lr=1e-2, betas=(0.5, 0.9), fused=True)
     assert train(flow, flat, range(3)) == train(other, plain, range(3))
+
+
+# --- a block ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_gradients_of_a_block_to_every_order_that_is_asked_for(depth: int) -> None:
+    torch.manual_seed(0)
+    chain = vector_flow(6, 1, 4, depth).double()
+    _, first, second, shuffle = chain
+    loc, scale = (torch.rand(6, dtype=torch.float64).sub_(1.5).requires_grad_() for _ in range(2))
+    of_first, of_second = ([*coupling.weights, *coupling.biases] for coupling in (first, second))
+    x = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+
+    def run(*given: Tensor) -> tuple[Tensor, Tensor]:
+        middle = 3 + len(of_first)
+        return block(*given[:3], shuffle.order, given[3:middle], given[middle:])
+
+    assert gradcheck(run, (x, loc, scale, *of_first, *of_second))
+    assert gradgradcheck(run, (x, loc, scale, *of_first, *of_second))
+
+
+def test_a_block_by_hand_is_the_block(flow: nn.Module) -> None:
+    x = torch.randn(5, 8)
+    with by_hand():
+        z, logdet = flow(x)
+    expected, expected_logdet = flow(x)
+    torch.testing.assert_close(z, expected)
+    torch.testing.assert_close(logdet, expected_logdet)
+    assert "_Block" in str(z.grad_fn) and "_Block" not in str(expected.grad_fn)
+
+
+def test_blocks_that_something_hangs_on_are_called(flow: nn.Module) -> None:
+    seen = []
+    handle = flow[4].register_forward_hook(lambda *_: seen.append(1))
+    with by_hand():
+        flow(torch.randn(5, 8))
+        assert seen == [1]
+        handle.remove()
+        flow(torch.randn(5, 8))
+    assert seen == [1]
+
+
+def test_actnorm_takes_its_first_batch_by_hand_too() -> None:
+    torch.manual_seed(2)
+    one = vector_flow(8, 2, 16, 1).train()
+    other = copy.deepcopy(one)
+    x = 3 * torch.randn(64, 8) + 2
+    with by_hand():
+        one(x)
+    other(x)
+    for name, value in other.state_dict().items():
+        torch.testing.assert_close(one.state_dict()[name], value, rtol=1e-5, atol=1e-5)
+    assert bool(one[0].initialized) and bool(one[4].initialized)
+
+
+def test_vectors_of_another_size_by_hand(flow: nn.Module) -> None:
+    with by_hand(), pytest.raises(ValueError, match=r"expected vectors of shape \[B, 8\]"):
+        flow(torch.randn(5, 6))

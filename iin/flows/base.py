@@ -49,12 +49,7 @@ class Chain(InvertibleModule):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         with single_precision(x):
-            x = at_least_single(x)
-            total = x.new_zeros(len(x))
-            for block in self.blocks:
-                x, logdet = block(x, context)
-                total = total + logdet
-            return x, total
+            return self._through(at_least_single(x), context)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         with single_precision(z):
@@ -62,6 +57,14 @@ class Chain(InvertibleModule):
             for block in reversed(list(self)):
                 z = block.inverse(z, context)
             return z
+
+    def _through(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """All blocks, on vectors of the precision they work in."""
+        total = x.new_zeros(len(x))
+        for block in self.blocks:
+            x, logdet = block(x, context)
+            total = total + logdet
+        return x, total
 
     def __len__(self) -> int:
         return len(self.blocks)

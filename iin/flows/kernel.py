@@ -1,8 +1,8 @@
-"""An affine coupling with its backward pass written out by hand: the arithmetic of a training step, and little else.
+"""Couplings with their backward pass written out by hand: the arithmetic of a training step, and little else.
 
-Autograd records some twenty operations for a coupling and finds memory for every gradient anew. Here a coupling is one
-operation. The gradients of its weights go straight to where the optimiser wants them, where it has said so (`lend`).
-Elsewhere, and when gradients are themselves to be differentiated, it answers like any other operation.
+Autograd records some sixty operations for a block of the published flow, and finds memory for every gradient anew. Here
+a coupling is one operation, and so is a block. The gradients of weights go straight to where the optimiser wants them,
+where it has said so (`lend`). When gradients are themselves to be differentiated, autograd gets to see the operations.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
-__all__ = ["SLOPE", "active", "affine", "by_hand", "lend", "scale_shift", "take"]
+__all__ = ["SLOPE", "active", "affine", "block", "by_hand", "lend", "scale_shift", "take"]
 
 SLOPE = 0.01
 """Of the LeakyReLU."""
@@ -26,8 +26,8 @@ _active = False
 
 @contextlib.contextmanager
 def by_hand(use: bool = True) -> Iterator[None]:
-    """Within this context couplings use `affine`. The loop says so; elsewhere autograd records every operation, and
-    transforms that need that (forward mode, `torch.func`) work."""
+    """Within this context flows use `affine` and `block`. The loop says so. Elsewhere autograd records every operation,
+    and transforms that need that (forward mode, `torch.func`) work."""
     global _active
     before, _active = _active, use
     try:
@@ -37,7 +37,7 @@ def by_hand(use: bool = True) -> Iterator[None]:
 
 
 def active() -> bool:
-    """Whether couplings use `affine` now."""
+    """Whether flows use `affine` and `block` now."""
     return _active and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
@@ -84,7 +84,90 @@ def affine(kept: Tensor, moved: Tensor, weights: Sequence[Tensor], biases: Seque
     return _Affine.apply(kept, moved, *weights, *biases)
 
 
-def _recorded(kept: Tensor, moved: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+def block(
+    x: Tensor, loc: Tensor, scale: Tensor, order: Tensor, first: Sequence[Tensor], second: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """A block of the published flow: ActNorm, a coupling of each half, and a permutation.
+
+    Args:
+        x: ``[B, D]``.
+        loc, scale: of ActNorm ``[D]``.
+        order: the permutation ``[D]`` int64.
+        first: weights of the coupling that moves the second half, then its biases; see `scale_shift`.
+        second: those of the coupling that moves the first half.
+
+    Returns:
+        z ``[B, D]`` and log|det dz/dx| ``[B]``.
+    """
+    return _Block.apply(order, x, loc, scale, *first, *second)
+
+
+class _Coupling:
+    """One coupling of a step, forward and back, without autograd.
+
+    Args:
+        parameters: weights, then biases.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = parameters
+        self.depth = len(parameters) // 2
+
+    def forward(self, kept: Tensor, moved: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The half that moves, and what the way back needs: log-scale, its exponential, the inputs of all layers."""
+        hidden = kept.expand(2, -1, -1)  # [2, B, D/2]
+        inputs = []  # of each layer [2, B, in]
+        for k in range(self.depth):
+            if k:
+                F.leaky_relu(hidden, SLOPE, inplace=True)
+            inputs.append(hidden)
+            hidden = torch.baddbmm(self.parameters[self.depth + k], hidden, self.parameters[k])
+        scale, shift = hidden.unbind(0)
+        scale.tanh_()
+        factor = scale.exp()
+        return torch.addcmul(shift, moved, factor), [scale, factor, *inputs]
+
+    def backward(
+        self, moved: Tensor, saved: Sequence[Tensor], gradient: Tensor, of_logdet: Tensor
+    ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+        """Gradients of the half that stays, of the half that moves, and of the parameters.
+
+        Args:
+            moved: as given to `forward`.
+            saved: what `forward` answered beside the result.
+            gradient: of the result ``[B, D/2]``.
+            of_logdet: gradient of the log-determinant ``[B, 1]``.
+        """
+        scale, factor, *inputs = saved
+        of_moved = gradient * factor
+        flow = scale.new_empty(2, *scale.shape)  # [2, B, D/2]
+        of_scale = flow[0]
+        torch.addcmul(of_logdet, of_moved, moved, out=of_scale)
+        of_scale.addcmul_(of_scale, scale.square(), value=-1)  # through tanh
+        flow[1] = gradient
+        found: list[Tensor | None] = [None] * len(self.parameters)
+        for k in reversed(range(self.depth)):
+            layer, weight, bias = inputs[k], self.parameters[k], self.parameters[self.depth + k]
+            if weight.requires_grad:
+                found[k] = torch.bmm(layer.mT, flow, out=take(weight))
+            if bias.requires_grad:
+                found[self.depth + k] = torch.sum(flow, 1, keepdim=True, out=take(bias))
+            flow = torch.bmm(flow, weight.mT)
+            if k:  # the layer's input is the output of a LeakyReLU, whose sign is that of its own input
+                flow = torch.ops.aten.leaky_relu_backward(flow, layer, SLOPE, True)
+        return flow.sum(0), of_moved, found
+
+
+def _recorded(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> Iterator[Tensor | None]:
+    """Gradients that can be differentiated, of operations that autograd has seen."""
+    wanted = [one for one in inputs if one.requires_grad]
+    found = iter(torch.autograd.grad(outputs, wanted, gradients, create_graph=True, allow_unused=True))
+    return (next(found) if one.requires_grad else None for one in inputs)
+
+
+def _affine(kept: Tensor, moved: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """`affine` of operations that autograd knows."""
     depth = len(parameters) // 2
     scale, shift = scale_shift(kept, parameters[:depth], parameters[depth:])
@@ -94,48 +177,53 @@ def _recorded(kept: Tensor, moved: Tensor, *parameters: Tensor) -> tuple[Tensor,
 class _Affine(Function):
     @staticmethod
     def forward(ctx: Any, kept: Tensor, moved: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        depth = len(parameters) // 2
-        weights, biases = parameters[:depth], parameters[depth:]
-        hidden = kept.expand(2, -1, -1)  # [2, B, D/2]
-        inputs = []  # of each layer [2, B, in]
-        for k in range(depth):
-            if k:
-                F.leaky_relu(hidden, SLOPE, inplace=True)
-            inputs.append(hidden)
-            hidden = torch.baddbmm(biases[k], hidden, weights[k])
-        scale, shift = hidden.unbind(0)
-        scale.tanh_()
-        factor = scale.exp()
-        ctx.save_for_backward(kept, moved, scale, factor, *inputs[1:], *parameters)
+        result, saved = _Coupling(parameters).forward(kept, moved)
+        ctx.save_for_backward(kept, moved, *parameters, *saved)
         ctx.parameters = parameters
-        return torch.addcmul(shift, moved, factor), scale.sum(1)
+        return result, saved[0].sum(1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, of_logdet: Tensor) -> tuple[Tensor | None, ...]:
-        depth = len(ctx.parameters) // 2
-        kept, moved, scale, factor, *rest = ctx.saved_tensors
+        kept, moved, *rest = ctx.saved_tensors
+        parameters, saved = rest[: len(ctx.parameters)], rest[len(ctx.parameters) :]
         if torch.is_grad_enabled():  # to be differentiated once more
-            given = (kept, moved, *rest[depth - 1 :])
-            wanted = [one for one in given if one.requires_grad]
-            found = iter(torch.autograd.grad(_recorded(*given), wanted, (gradient, of_logdet), create_graph=True))
-            return tuple(next(found) if one.requires_grad else None for one in given)
-        inputs, weights = [kept.expand(2, -1, -1), *rest[: depth - 1]], rest[depth - 1 : 2 * depth - 1]
-        of_moved = gradient * factor
-        flow = scale.new_empty(2, *scale.shape)  # [2, B, D/2]
-        of_scale = flow[0]
-        torch.addcmul(of_logdet[:, None], of_moved, moved, out=of_scale)
-        of_scale.addcmul_(of_scale, scale.square(), value=-1)  # through tanh
-        flow[1] = gradient
-        of_weights: list[Tensor | None] = [None] * depth
-        of_biases: list[Tensor | None] = [None] * depth
-        for k in reversed(range(depth)):
-            layer, weight, bias = inputs[k], ctx.parameters[k], ctx.parameters[depth + k]
-            if weight.requires_grad:
-                of_weights[k] = torch.bmm(layer.mT, flow, out=take(weight))
-            if bias.requires_grad:
-                of_biases[k] = torch.sum(flow, 1, keepdim=True, out=take(bias))
-            if k or kept.requires_grad:
-                flow = torch.bmm(flow, weights[k].mT)
-            if k:  # its input is the output of a LeakyReLU, whose sign is that of its own input
-                flow = torch.ops.aten.leaky_relu_backward(flow, layer, SLOPE, True)
-        return flow.sum(0) if kept.requires_grad else None, of_moved, *of_weights, *of_biases
+            outputs = _affine(kept, moved, parameters)
+            return tuple(_recorded(outputs, (kept, moved, *parameters), (gradient, of_logdet)))
+        of_kept, of_moved, found = _Coupling(ctx.parameters).backward(moved, saved, gradient, of_logdet[:, None])
+        return of_kept, of_moved, *found
+
+
+class _Block(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, order: Tensor, x: Tensor, loc: Tensor, scale: Tensor, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        half = len(parameters) // 2
+        shifted = x + loc
+        a, b = (shifted * scale).chunk(2, 1)
+        new_b, saved = _Coupling(parameters[:half]).forward(a, b)
+        new_a, more = _Coupling(parameters[half:]).forward(new_b, a)
+        ctx.save_for_backward(order, x, loc, scale, *parameters, shifted, a, b, *saved, *more)
+        ctx.parameters = parameters
+        logdet = (saved[0] + more[0]).sum(1) + scale.abs().log().sum()
+        return torch.cat([new_a, new_b], 1).index_select(1, order), logdet
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, of_logdet: Tensor) -> tuple[Tensor | None, ...]:
+        order, x, loc, scale, *rest = ctx.saved_tensors
+        parameters, (shifted, a, b, *saved) = rest[: len(ctx.parameters)], rest[len(ctx.parameters) :]
+        half = len(parameters) // 2
+        if torch.is_grad_enabled():  # to be differentiated once more
+            a, b = (scale * (x + loc)).chunk(2, 1)
+            b, one = _affine(a, b, parameters[:half])
+            a, two = _affine(b, a, parameters[half:])
+            outputs = torch.cat([a, b], 1).index_select(1, order), one + two + scale.abs().log().sum()
+            return None, *_recorded(outputs, (x, loc, scale, *parameters), (gradient, of_logdet))
+        column, middle = of_logdet[:, None], len(saved) // 2
+        of_a, of_b = torch.empty_like(gradient).index_copy_(1, order, gradient).chunk(2, 1)
+        of_kept, of_a, seconds = _Coupling(ctx.parameters[half:]).backward(a, saved[middle:], of_a, column)
+        of_kept, of_b, firsts = _Coupling(ctx.parameters[:half]).backward(b, saved[:middle], of_b + of_kept, column)
+        scaled = torch.cat([of_a + of_kept, of_b], 1)
+        of_scale = (scaled * shifted).sum(0) + of_logdet.sum() / scale
+        of_x = scaled * scale
+        return None, of_x, of_x.sum(0), of_scale, *firsts, *seconds

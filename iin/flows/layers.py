@@ -76,15 +76,19 @@ class ActNorm(InvertibleModule):
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if x.ndim < 2 or x.shape[1] != self.dim:
             raise ValueError(f"ActNorm: expected {self.dim} channels, found a batch of shape {list(x.shape)}")
-        if self.training and not self._ready:
-            if not self.initialized:
-                self.initialize(x)
-            self._ready = True
+        self.prepare(x)
         shape = (self.dim,) + (1,) * (x.ndim - 2)
         z = self.scale.view(shape) * (x + self.loc.view(shape))
         positions = math.prod(x.shape[2:])
         logdet = positions * self.scale.abs().log().sum()
         return z, logdet.expand(len(x))
+
+    def prepare(self, x: Tensor) -> None:
+        """Take the first training batch ``[B, D, ...]`` for what it is; any other changes nothing."""
+        if self.training and not self._ready:
+            if not self.initialized:
+                self.initialize(x)
+            self._ready = True
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         shape = (self.dim,) + (1,) * (z.ndim - 2)
@@ -183,6 +187,28 @@ class Shuffle(InvertibleModule):
         return z[:, torch.argsort(self.order)]
 
 
+class VectorFlow(Chain):
+    """Blocks of the published flow; training steps take each of them as one operation (`iin.flows.kernel`).
+
+    Args:
+        blocks: ActNorm, two couplings of which the second is flipped, Shuffle; again and again.
+    """
+
+    def _through(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        layers: list[Any] = list(self.blocks)
+        # Whoever has hung something on a block wants it to be called.
+        if not kernel.active() or any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+            return super()._through(x, context)
+        check_vectors(x, layers[0].dim, "ActNorm")
+        total = x.new_zeros(len(x))
+        for norm, first, second, shuffle in zip(*[iter(layers)] * 4, strict=True):
+            norm.prepare(x)
+            halves = ([*coupling.weights, *coupling.biases] for coupling in (first, second))
+            x, logdet = kernel.block(x, norm.loc, norm.scale, shuffle.order, *halves)
+            total = total + logdet
+        return x, total
+
+
 def vector_flow(dim: Even, blocks: Count = 12, hidden: Count = 512, depth: NonNegativeInt = 2) -> Chain:
     """The published flow over vectors: ``blocks`` times ActNorm, two couplings (one for each half), Shuffle.
 
@@ -206,4 +232,4 @@ def vector_flow(dim: Even, blocks: Count = 12, hidden: Count = 512, depth: NonNe
             Coupling(dim, hidden, depth, flip=True),
             Shuffle(dim),
         ]
-    return Chain(layers)
+    return VectorFlow(layers)
