@@ -50,7 +50,7 @@ from iin.system import System
 from iin.train import fit, make_optimizers, restore
 from iin.trained import Trained
 
-__all__ = ["Trained", "evaluate_run", "load", "plan", "plan_resume", "resume", "train"]
+__all__ = ["Trained", "check_shares", "evaluate_run", "load", "plan", "plan_resume", "resume", "train"]
 
 log = logging.getLogger("iin")
 

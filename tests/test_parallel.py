@@ -201,9 +201,10 @@ def test_one_process_that_is_asked_for_is_the_one_that_was_asked(
 
 
 @pytest.mark.slow
-def test_batches_that_cannot_be_divided(stage: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("rehearse", [(), ("--dry-run",)])
+def test_batches_that_cannot_be_divided(stage: dict[str, str], tmp_path: Path, rehearse: tuple[str, ...]) -> None:
     path = tiny.write(tmp_path / "flow.yaml", tiny.flow(stage, batch_size=5))
-    done = together("-b", path, "--logs", tmp_path / "l")
+    done = together("-b", path, "--logs", tmp_path / "l", *rehearse)
     assert done.returncode == 2 and not (tmp_path / "l").exists()
     expected = "error: train.batch_size: 5 (toy_flow) cannot be divided among 2 processes; use a multiple of 2\n"
     assert done.stderr == expected

@@ -76,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             lambda: experiment.plan(config, quick=arguments.quick, allow=arguments.allow, rehearse=arguments.dry_run)
         )
         if arguments.dry_run:
+            experiment.check_shares(made)
             print(made.describe())
             return
         run = experiment.train(made)
@@ -97,7 +98,9 @@ def _resume(target: str, overrides: Sequence[str], arguments: argparse.Namespace
         print(configuration.dump(config.tree), end="")
         return
     if arguments.dry_run:
-        print(experiment.plan_resume(run, overrides, arguments.checkpoint, allow=arguments.allow).describe())
+        made = experiment.plan_resume(run, overrides, arguments.checkpoint, allow=arguments.allow)
+        experiment.check_shares(made)
+        print(made.describe())
         return
     experiment.resume(run, overrides, arguments.checkpoint, allow=arguments.allow)
     print(f"Report: {run.folder / 'report.html'}")
