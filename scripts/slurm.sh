@@ -74,11 +74,12 @@ save() {
 }
 trap save USR1
 
+# Behind -- torchrun leaves --logs alone, which it would take for one of its own.
 # A node that is done before the others leaves them time: the first process may still be writing the checkpoint.
 srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --kill-on-bad-exit=0 --wait=300 \
   torchrun --nnodes="$SLURM_JOB_NUM_NODES" --nproc-per-node="${SLURM_GPUS_ON_NODE:-1}" --max-restarts=0 \
   --rdzv-backend=c10d --rdzv-endpoint="$head:$port" --rdzv-id="$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}" \
-  -m iin.cli.train "${arguments[@]}" &
+  -m -- iin.cli.train "${arguments[@]}" &
 step=$!
 
 interrupted=0

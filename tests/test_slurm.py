@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import tiny
 from runs import only
+from torch.distributed.run import get_args_parser
 
 from iin.run import read_checkpoint
 
@@ -105,6 +106,14 @@ def test_one_torchrun_a_node_with_a_process_for_each_gpu(cluster: Path) -> None:
     assert {"--nnodes=2", "--nproc-per-node=4", "--max-restarts=0", "--rdzv-backend=c10d"} <= set(options)
     assert {"--rdzv-endpoint=node7:13456", "--rdzv-id=123456-0"} <= set(options)
     assert list(options[-6:]) == ["iin.cli.train", "-b", "celeba_ae", "train.batch_size=800", "-n", "my_faces-123456"]
+
+
+def test_torchrun_understands_which_arguments_are_its_own(cluster: Path) -> None:
+    assert submit("-b", "celeba_ae", "--logs", "elsewhere").returncode == 0
+    line = next(line for line in calls() if line.startswith("torchrun"))
+    parsed = get_args_parser().parse_args(re.findall("<(.*?)>", line))
+    assert parsed.module and parsed.training_script == "iin.cli.train"
+    assert parsed.training_script_args[:4] == ["-b", "celeba_ae", "--logs", "elsewhere"]
 
 
 def test_a_job_that_comes_back_goes_on_with_its_run(cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
