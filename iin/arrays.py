@@ -105,7 +105,7 @@ def opened(
         size = path.stat().st_size
         if found == expected and size == _PAGE + _bytes(shape, dtype):
             return Mapped(path, shape, dtype)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         reason = f"cannot be read ({error.strerror or error})"

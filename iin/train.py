@@ -224,9 +224,13 @@ def _step(
 
 def _blame(batch: Any) -> str:
     """Whether the data are at fault for a loss that is not finite."""
+    fields = {  # codes that stand for images hold values
+        key: value if isinstance(value, Tensor) else getattr(value, "values", None)
+        for key, value in batch._asdict().items()
+    }
     bad = [
-        field
-        for field, value in zip(batch._fields, batch, strict=True)
+        key
+        for key, value in fields.items()
         if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(value).all()
     ]
     return f"the batch itself is not finite ({', '.join(bad)})" if bad else "the data are finite: lower train.lr"

@@ -420,10 +420,12 @@ def test_a_disk_that_is_full_before_it_was_expected(cache, monkeypatch, caplog, 
     assert not list(cache.iterdir())
 
 
-def test_a_folder_that_cannot_be_made(cache):
+def test_a_folder_that_cannot_be_made(cache, caplog):
+    caplog.set_level("INFO", logger="iin")
     cache.parent.write_text("a file")
     with pytest.raises(ConfigError, match=f"{cache}: Not a directory"):
         codes.instead(system(), tiny.Still(), settings("disk"))
+    assert "made anew" not in caplog.text
 
 
 def test_errors_of_the_data_are_no_errors_of_the_disk(cache, monkeypatch):

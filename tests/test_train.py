@@ -17,9 +17,10 @@ from runs import assert_equal, die, killed, only, train
 import iin
 import iin.train as loop
 from iin.config import Training
-from iin.data import Loader
+from iin.data import Images, Loader
 from iin.evaluation import TestSet, evaluate, look, record
 from iin.interrupt import Interrupt, Interrupted
+from iin.models import Codes
 from iin.run import Run, RunError, read_checkpoint
 from iin.system import Picture
 from iin.train import TrainingError, fit, schedule
@@ -653,3 +654,11 @@ def test_new_samples_at_each_evaluation_and_fixed_ones(alone: dict[str, Any]) ->
         assert torch.equal(fixed[0], fixed[1]) and torch.equal(fixed[0], fixed[2])
         for step in (6, 12):
             assert len(list(run.folder.glob(f"images/*samples_step-{step:08d}.png"))) == 2
+
+
+def test_codes_that_are_not_finite_are_to_blame() -> None:
+    values = torch.zeros(2, 2, 3)
+    batch = Images(Codes(values), torch.zeros(2))  # type: ignore[arg-type]
+    assert loop._blame(batch) == "the data are finite: lower train.lr"
+    values[1, 0, 0] = float("nan")
+    assert loop._blame(batch) == "the batch itself is not finite (image)"
