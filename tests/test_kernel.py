@@ -323,3 +323,16 @@ def test_actnorm_takes_its_first_batch_by_hand_too() -> None:
 def test_vectors_of_another_size_by_hand(flow: nn.Module) -> None:
     with by_hand(), pytest.raises(ValueError, match=r"expected vectors of shape \[B, 8\]"):
         flow(torch.randn(5, 6))
+
+
+def test_a_coupling_by_itself_trains_under_autocast() -> None:
+    torch.manual_seed(0)
+    coupling, x = Coupling(8, 16, 1), torch.randn(7, 8)
+    found = []
+    for hand in (False, True):
+        coupling.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16), by_hand(hand):
+            loss = nll(*coupling(x))
+        loss.backward()
+        found.append(coupling.weights[0].grad)
+    assert found[0] is not None and torch.equal(*found)

@@ -147,7 +147,8 @@ class Coupling(InvertibleModule):
 
     def _move(self, kept: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
         """The half that moves ``[B, D/2]``, and the log-determinant ``[B]``."""
-        if kernel.active():
+        # A chain leaves autocast; a coupling by itself may be in it, where types are mixed as only autograd follows.
+        if kernel.active() and not torch.is_autocast_enabled(kept.device.type):
             return kernel.affine(kept, moved, list(self.weights), list(self.biases))
         scale, shift = self.scale_shift(kept)
         return torch.addcmul(shift, moved, scale.exp()), scale.sum(1)
