@@ -336,3 +336,23 @@ def test_a_coupling_by_itself_trains_under_autocast() -> None:
         loss.backward()
         found.append(coupling.weights[0].grad)
     assert found[0] is not None and torch.equal(*found)
+
+
+@pytest.mark.parametrize("place", [1, 2, 8])
+def test_blocks_of_ones_own_are_asked_in_training_too(place: int) -> None:
+    class Calm(Coupling):
+        def scale_shift(self, kept: Tensor) -> tuple[Tensor, Tensor]:
+            scale, shift = super().scale_shift(kept)
+            return scale / 2, shift
+
+    made = vector_flow(8, 2, 16, 1)
+    made.blocks.insert(place, Calm(8, 16, 1))
+    swapped = vector_flow(8, 2, 16, 1)
+    swapped.blocks[place % 8] = Calm(8, 16, 1)
+    flipped = vector_flow(8, 2, 16, 1)
+    flipped[1].flip = True
+    for changed in (made, swapped, flipped):
+        x = torch.randn(7, 8)
+        expected = changed(x)
+        with by_hand():
+            torch.testing.assert_close(changed(x), expected)

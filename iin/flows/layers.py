@@ -148,7 +148,8 @@ class Coupling(InvertibleModule):
     def _move(self, kept: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
         """The half that moves ``[B, D/2]``, and the log-determinant ``[B]``."""
         # A chain leaves autocast; a coupling by itself may be in it, where types are mixed as only autograd follows.
-        if kernel.active() and not torch.is_autocast_enabled(kept.device.type):
+        plain = type(self).scale_shift is Coupling.scale_shift  # networks of somebody's own are asked
+        if plain and kernel.active() and not torch.is_autocast_enabled(kept.device.type):
             return kernel.affine(kept, moved, list(self.weights), list(self.biases))
         scale, shift = self.scale_shift(kept)
         return torch.addcmul(shift, moved, scale.exp()), scale.sum(1)
@@ -197,8 +198,9 @@ class VectorFlow(Chain):
 
     def _through(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         layers: list[Any] = list(self.blocks)
-        # Whoever has hung something on a block wants it to be called.
-        if not kernel.active() or any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers):
+        # Whoever has hung something on a block wants it to be called; whoever has put in another wants that one.
+        hung = any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
+        if not kernel.active() or hung or not _published(layers):
             return super()._through(x, context)
         check_vectors(x, layers[0].dim, "ActNorm")
         total = x.new_zeros(len(x))
@@ -208,6 +210,13 @@ class VectorFlow(Chain):
             x, logdet = kernel.block(x, norm.loc, norm.scale, shuffle.order, *halves)
             total = total + logdet
         return x, total
+
+
+def _published(layers: list[Any]) -> bool:
+    """Whether layers are those of `VectorFlow`, and nothing derived from them."""
+    kinds = [ActNorm, Coupling, Coupling, Shuffle]
+    alike = [type(layer) for layer in layers] == kinds * (len(layers) // 4)
+    return alike and all(layer.flip == (k % 4 == 2) for k, layer in enumerate(layers) if type(layer) is Coupling)
 
 
 def vector_flow(dim: Even, blocks: Count = 12, hidden: Count = 512, depth: NonNegativeInt = 2) -> Chain:
