@@ -1,7 +1,7 @@
 """Arrays in files that can be made again: written whole or not at all, and mapped into memory.
 
 A file begins with a page that says what the array is and what it was made from; the array's bytes follow. Whoever reads
-it says what is expected, and a file of anything else is taken for none.
+it says what is expected, and a file of anything else is taken for none. A checksum ends the file.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,11 @@ MARGIN = 10**9
 """Bytes that are left free on a disk, for checkpoints and for others."""
 
 _PAGE = 4096
-_MAGIC = b"iin array 1\n"
+_MAGIC = b"iin array 2\n"
+_END = 4
+"""Bytes of the checksum."""
+CHECKED = 2 * 10**9
+"""Bytes up to which an array is compared with its checksum when it is opened, for which it is read."""
 _ABANDONED = 3600.0
 """Seconds after which a file that nobody has written to is taken for one that a killed process left behind."""
 
@@ -103,17 +108,33 @@ def opened(
         with path.open("rb") as file:
             found = file.read(_PAGE)
         size = path.stat().st_size
-        if found == expected and size == _PAGE + _bytes(shape, dtype):
-            return Mapped(path, shape, dtype)
+        if found == expected and size == _PAGE + _bytes(shape, dtype) + _END:
+            if size > CHECKED or _sound(path):
+                return Mapped(path, shape, dtype)
+            reason = "is damaged"
+        elif found == expected or len(found) < _PAGE:
+            reason = "is cut off"
+        else:
+            reason = f"holds {_difference(found, expected)}"
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         reason = f"cannot be read ({error.strerror or error})"
-    else:
-        reason = "is cut off" if found == expected or len(found) < _PAGE else f"holds {_difference(found, expected)}"
     if not quiet:
         log.info("%s %s; it is made anew", path, reason)
     return None
+
+
+def _sound(path: Path) -> bool:
+    """Whether the array is the one that was written, by its checksum."""
+    found = 0
+    with path.open("rb") as file:
+        file.seek(_PAGE)
+        left = path.stat().st_size - _PAGE - _END
+        while left and (piece := file.read(min(left, 1 << 24))):
+            found = zlib.crc32(piece, found)
+            left -= len(piece)
+        return not left and file.read(_END) == found.to_bytes(_END, "little")
 
 
 def _difference(found: bytes, expected: bytes) -> str:
@@ -176,10 +197,14 @@ def write(
         _sweep(path.parent)
         with write_atomically(path) as file:
             file.write(_header(about, shape, dtype))
+            checksum = 0
             for piece in given():
-                file.write(piece.contiguous().numpy().data)
+                content = piece.contiguous().numpy().reshape(-1).view(np.uint8).data
+                checksum = zlib.crc32(content, checksum)
+                file.write(content)
             if file.tell() != _PAGE + _bytes(shape, dtype):
                 raise ValueError(f"{path}: {file.tell() - _PAGE} bytes were given; expected {_bytes(shape, dtype)}")
+            file.write(checksum.to_bytes(_END, "little"))
     except OSError as error:
         if failed:
             raise

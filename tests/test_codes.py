@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -486,7 +487,9 @@ def test_a_file_of_something_else_is_recognised_and_made_anew(cache, caplog):
     other = codes.instead(system(), tiny.Still(dequantise=False), settings("disk"))
     (stranger,) = (found.read_bytes() for found in kept(cache) if found != path)
     assert len(other) == 24
-    zeros = content[:4096] + bytes(len(content) - 4096)
+    nothing = bytes(len(content) - 4096 - 4)
+    zeros = content[:4096] + nothing + zlib.crc32(nothing).to_bytes(4, "little")
+    flipped = content[:-20] + bytes([content[-20] ^ 1]) + content[-19:]
     for found, words in (
         (content[:-5], "is cut off"),
         (content[:100], "is cut off"),
@@ -495,6 +498,7 @@ def test_a_file_of_something_else_is_recognised_and_made_anew(cache, caplog):
         (stranger, "holds other data"),
         (content.replace(flow_digest(path), b"0" * 64), "holds other first stage"),
         (b"\x93NUMPY" + content, "holds something else"),
+        (flipped, "is damaged"),
         (zeros, "holds other codes than the first stage gives"),
     ):
         path.write_bytes(found)
