@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib.util
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
 from pathlib import Path
@@ -31,6 +33,7 @@ from iin.system import Evaluator, System
 
 __all__ = [
     "FIRST_STAGE",
+    "check_compiler",
     "check_precision",
     "checkpoint_of",
     "datasets",
@@ -268,6 +271,22 @@ def device_of(settings: Training) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ConfigError([f"train.device: {settings.device} cannot be used here ({reason}); try auto"]) from error
     return device
+
+
+def check_compiler(settings: Training) -> None:
+    """See that there is what translates flows, where a configuration asks for that.
+
+    Raises:
+        ConfigError: there is not.
+    """
+    if settings.compile == "off":
+        return
+    if device_of(settings).type == "cuda":
+        lacks = "" if importlib.util.find_spec("triton") else "the package triton"
+    else:
+        lacks = "" if any(map(shutil.which, filter(None, (os.environ.get("CXX"), "g++", "clang++")))) else "g++"
+    if lacks:
+        raise ConfigError([f"train.compile: {settings.compile} needs a compiler, and {lacks} is not here; use off"])
 
 
 def check_precision(settings: Training) -> None:

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils import _pytree as pytree
 
 from iin.config import Training
-from iin.distributed import one_batch, rank, total, world
+from iin.distributed import alone, one_batch, rank, total, world
 from iin.flows.kernel import by_hand
 from iin.seeds import mix
 from iin.system import Objective, System
@@ -50,9 +50,7 @@ class Engine:
         self._half = settings.precision == "bf16"
         if self.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.tf32
-        if settings.compile != "off":
-            for flow in system.flows():
-                flow.compile(mode=settings.compile)
+        self._compile = None if settings.compile == "off" else settings.compile
 
     def place(self, first_batch: Callable[[], Any], seed: int) -> None:
         """Put parameters where they stay; called once, before there are optimisers.
@@ -70,6 +68,11 @@ class Engine:
 
     def objectives(self, batch: Any, step: int) -> Iterator[Objective]:
         """The system's objectives, one after another, each ready to be differentiated."""
+        if self._compile and all(_initialised(self.system)):
+            # Not before: what takes its first values from data would have to be translated twice.
+            for flow in self.system.flows():
+                flow.compile(mode=self._compile)
+            self._compile = None
         found = self.system.objectives(batch, step)
         while True:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half), by_hand():
@@ -80,6 +83,17 @@ class Engine:
 
     def _ready(self, objective: Objective) -> Objective:
         return objective
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within this context the system is evaluated: batches are of other sizes, which nothing is translated for."""
+        stance = getattr(torch.compiler, "set_stance", None)  # torch 2.6
+        with contextlib.ExitStack() as stack:
+            if stance is not None:
+                stack.enter_context(stance("force_eager"))
+            if not self.divides:
+                stack.enter_context(alone())
+            yield
 
     def agree(self, loss: float, asked: int | None) -> float:
         """The loss of the whole batch: mean of those of the processes.

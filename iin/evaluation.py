@@ -184,7 +184,12 @@ def evaluate(system: System, test: TestSet, evaluators: Mapping[str, Evaluator],
         for name, evaluator in evaluators.items():
             torch.manual_seed(mix(seed, zlib.crc32(name.encode())))
             shown = seen[bool(getattr(evaluator, "divided", False))]
-            found = {key: float(value) for key, value in evaluator(system, shown).items()}
+            try:
+                found = {key: float(value) for key, value in evaluator(system, shown).items()}
+            except Exception as error:
+                if not isinstance(error, Interrupted) and not str(error).startswith(type(evaluator).__name__):
+                    log.warning("evaluate.%s: failed in %s", name, type(evaluator).__name__)  # it does not say itself
+                raise
             if twice := sorted(found.keys() & figures.keys()):
                 log.warning("evaluate.%s: another entry gives %s too; the first one counts", name, ", ".join(twice))
             figures.update({key: value for key, value in found.items() if key not in figures})

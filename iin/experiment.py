@@ -356,6 +356,7 @@ def _write_environment(run: Run, made: Plan) -> None:
             "platform": platform.platform(),
             "versions": versions,
             "threads": torch.get_num_threads(),
+            "processes": world(),
             "device": str(device_of(made.settings)),
             "data": made.trial.sources,
             "first_stage": first,

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 __all__ = ["Interrupt", "Interrupted"]
+
+
+PATIENCE = 5.0
+"""Seconds in which a second signal is taken for the first, where several processes work together: a terminal tells all
+of them, and who started them tells them again."""
 
 
 class Interrupted(Exception):
@@ -33,6 +39,7 @@ class Interrupt:
         self.folder: Path | None = None
         """Of the run that is stopped; `fit` sets it."""
         self._before: dict[int, Any] = {}
+        self._since = 0.0
 
     def __enter__(self) -> Interrupt:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -47,9 +54,14 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        several = "RANK" in os.environ
         if self.asked is not None:
+            if several and time.monotonic() - self._since < PATIENCE:
+                return  # the same once more, from whoever has started these processes
             raise KeyboardInterrupt
-        self.asked = number
+        self.asked, self._since = number, time.monotonic()
+        if several and os.environ["RANK"] != "0":
+            return  # the first process says it
         # Neither through the logger nor sys.stderr: the code that was interrupted may be in the middle of using them.
         os.write(2, b"\nStopping: this step is finished and saved first; once more to stop at once.\n")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from iin.adam import FlatAdam
 from iin.config import Training
-from iin.distributed import alone, first, lost, rank, wait, world
+from iin.distributed import first, lost, rank, wait, world
 from iin.engine import Engine
 from iin.engine import engine as make_engine
 from iin.evaluation import TestSet, evaluate, look, record, table
@@ -124,10 +123,10 @@ def fit(
         if first(lambda: measured(run, step)):
             return
         started = time.monotonic()
-        with contextlib.nullcontext() if engine.divides else alone():
+        with engine.evaluating():
             figures = evaluate(system, test, evaluators, seed=seed)
+            pictures = look(system, test, step, seed=seed) if rank() == 0 or not engine.divides else {}
         weights = engine.weights()
-        pictures = look(system, test, step, seed=seed) if rank() == 0 or not engine.divides else {}
         if rank() == 0:
             record(run, step, system, figures, facts or {}, evaluators, weights)
             for sink in sinks:

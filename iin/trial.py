@@ -16,6 +16,7 @@ import torch
 
 from iin import codes
 from iin.building import (
+    check_compiler,
     check_precision,
     datasets,
     device_of,
@@ -71,6 +72,7 @@ def attempt(tree: Mapping[str, Any], settings: Training, *, rehearse: bool = Fal
     trial = Trial()
     device_of(settings)
     check_precision(settings)
+    check_compiler(settings)
     sets = {}
     for split in ("train", "test"):
         try:

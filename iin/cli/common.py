@@ -41,6 +41,15 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def run_command(command: Callable[[], None], arguments: argparse.Namespace, module: str, argv: Sequence[str]) -> int:
+    """`_run`, which may be interrupted before it has learnt what to do about it: importing torch takes seconds."""
+    try:
+        return _run(command, arguments, module, argv)
+    except KeyboardInterrupt:
+        print("Stopped at once.", file=sys.stderr)
+        return 130
+
+
+def _run(command: Callable[[], None], arguments: argparse.Namespace, module: str, argv: Sequence[str]) -> int:
     """Run a command and turn what may go wrong into one line and an exit code.
 
     Args:
@@ -114,11 +123,10 @@ def run_command(command: Callable[[], None], arguments: argparse.Namespace, modu
         if stopped.folder is not None:
             allow = [word for package in arguments.allow for word in ("--allow", package)]
             further = f" Go on with: iin-train {shlex.join(['-r', str(stopped.folder), *allow])}"
-        print(f"Stopped ({stopped}); everything is saved.{further}", file=sys.stderr)
+        saved = stopped.folder is None or any(stopped.folder.glob("checkpoints/step-*.ckpt"))
+        what = "everything is saved" if saved else "nothing was trained yet"
+        print(f"Stopped ({stopped}); {what}.{further}", file=sys.stderr)
         return 128 + stopped.number
-    except KeyboardInterrupt:
-        print("Stopped at once.", file=sys.stderr)
-        return 130
     except (RunError, TrainingError, LogError, ValueError, OSError) as error:
         if os.environ.get("IIN_DEBUG"):
             raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -19,6 +18,8 @@ def launch(module: str, argv: Sequence[str], count: int) -> int:
         argv: its command line.
         count: how many processes.
     """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("LOGLEVEL", "CRITICAL")  # of torch's agent; what is to be said is said below
     import torch
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -29,13 +30,14 @@ def launch(module: str, argv: Sequence[str], count: int) -> int:
     kind = "cuda" if torch.cuda.is_available() else "cpu"
     there = devices(kind)
     what = "graphics processors" if kind == "cuda" else "processor cores (and no graphics processor)"
-    if not 1 <= count <= there:
+    if count < 1:
+        print(f"error: --devices: expected a number >= 1, found {count}", file=sys.stderr)
+        return 2
+    if count > there:
         print(f"error: --devices: {count} asked for, but this machine has {there} {what}", file=sys.stderr)
         return 2
     if kind == "cpu":  # together they take what one would
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, there // count)))
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what is to be said is said below
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
