@@ -1,7 +1,7 @@
 """Time training, sampling and evaluation, beside other packages of flows and beside what the hardware allows.
 
     python scripts/bench.py --quick                                # flows only, less than two minutes on two free cores
-    python scripts/bench.py --out bench.json --markdown            # all there is; half an hour
+    python scripts/bench.py --out bench.json --markdown            # all there is; 25 minutes
     python scripts/bench.py --only train_step --batches 25 --threads 2
     python scripts/bench.py --quick --without zuko
 

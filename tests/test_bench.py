@@ -16,17 +16,21 @@ import fabricate
 import pytest
 import tiny
 import torch
+from processes import together
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from bench import autoencoder, command, evaluation, flows, peers, runs, table, timing
+from bench import autoencoder, command, evaluation, flows, peers, processes, runs, table, timing
 from bench.peers import LIBRARIES, PACKAGES, Flow, Shape
+from bench.processes import Asked, Samples
 from bench.steps import FlowAlone, loop_step
 from bench.timing import Settings
 
+from iin import distributed
 from iin.data import ColorfulMNIST, Images, Loader
+from iin.engine import Parallel
 from iin.losses import nll
 
 SMALL = Shape(dim=8, blocks=2, hidden=16, depth=1)
@@ -346,7 +350,7 @@ def digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_parts_of_a_step_are_apart(digits: None) -> None:
     model = autoencoder.AutoencoderModel(channels=3, dim=SMALL.dim, width=2)
-    batches = runs._endless(Loader(ColorfulMNIST("train", pairs=True), 8, shuffle=True))
+    batches = runs.endless(Loader(ColorfulMNIST("train", pairs=True), 8, shuffle=True))
     data, encoding, flow = runs.cmnist_entries(model, SMALL, (3, 3, 2), batches)
     assert [entry.task for entry in (data, encoding, flow)] == [
         f"cmnist_diin_{part}" for part in ("data", "encoding", "flow")
@@ -363,6 +367,80 @@ def test_loading_has_rows(digits: None) -> None:
         (name, batch) for name in ("MNIST", "ColorfulMNIST pairs") for batch in (25, 128)
     }
     assert all(row["items_per_second"] == row["batch"] / row["seconds"] for row in rows)
+
+
+# --- two processes -----------------------------------------------------------------------------------------------
+
+
+SMALL_CASES = (
+    Asked("flow", 3, batches=(8,), shape=SMALL),
+    Asked("cmnist_diin", 2, batches=(8,), shape=SMALL, factors=(3, 3, 2), width=2),
+)
+
+
+def stepped(asked: Asked) -> tuple[bool, int, list[Tensor]]:
+    """Whether gradients are shared, how many vectors or pairs were seen, and what became of the flow in a step."""
+    system, batches = processes.case(asked)
+    made, step = processes.stepper(system)
+    share = next(batches(8, (distributed.rank(), distributed.world())))
+    step(share)
+    seen = share if isinstance(share, Tensor) else share.image
+    return isinstance(made, Parallel), len(seen), [p.detach().clone() for p in system.trainable()["main"]]
+
+
+@pytest.mark.parametrize("asked", SMALL_CASES, ids=lambda asked: asked.what)
+def test_two_processes_take_the_same_step_as_one(asked: Asked, digits: None) -> None:
+    single, whole, weights = stepped(asked)
+    before = processes.case(asked)[0].trainable()["main"]
+    assert not single and whole == 8
+    for parallel, share, found in together(partial(stepped, asked)):
+        assert parallel and share == 4
+        for old, ours, theirs in zip(before, weights, found, strict=True):
+            assert not torch.equal(old, ours)
+            # The first step of Adam is lr times a sign, so that rounding shows where a gradient is next to nothing.
+            assert ((ours - theirs).abs() < 1e-6).float().mean() > 0.99
+
+
+def test_two_processes_have_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Asked] = []
+
+    def timed(case: Asked) -> Samples:
+        asked.append(case)
+        return Samples({(8, 1, 1): [4.0, 3.0, 8.0], (8, 2, 1): [2.5, 2.0, 2.0]}, [0.1])
+
+    monkeypatch.setattr(processes, "CASES", SMALL_CASES)
+    monkeypatch.setattr(processes, "timed", timed)
+    monkeypatch.setattr(distributed, "devices", lambda kind: 2)
+    rows = list(processes.distributed_rows(Settings(repeats=2), processes.TASKS))
+    assert [(case.what, case.repeats) for case in asked] == [("flow", 2), ("cmnist_diin", 2)]
+    assert [(row["what"], row["processes"], row["threads"], row["batch"]) for row in rows] == [
+        (what, count, 1, 8) for what in ("flow", "cmnist_diin") for count in (1, 2)
+    ]
+    one, two = rows[:2]
+    assert (one["items_per_second"], two["items_per_second"]) == (2, 4) and "times_as_fast" not in one
+    assert (two["times_as_fast"], two["times_as_fast_minimum"]) == (2, 1.5)
+    said = [" ".join(line.split()) for line in table.render(rows, {}).splitlines()]
+    assert "distributed iin flow, 1 process 8 1 4.00 s 3.00 s 2 a second" in said
+    assert "distributed iin cmnist_diin, 2 processes 8 1 2.00 s 2.00 s 4 a second, 2.00 times as fast" in said
+
+
+def test_two_processes_need_two_cores(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(distributed, "devices", lambda kind: 1)
+    monkeypatch.setattr(processes, "timed", never)
+    assert not list(processes.distributed_rows(Settings(), processes.TASKS))
+    assert "distributed: left out" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", SMALL_CASES, ids=lambda asked: asked.what)
+def test_two_processes_are_timed(asked: Asked, digits: None) -> None:
+    if distributed.devices("cpu") < 2:
+        pytest.skip("there is but one processor core")
+    found = processes.timed(asked._replace(batches=(8, 4), counts=(1, 2)))
+    ways = {(batch, *way) for batch in (8, 4) for way in ((1, 1), (1, 2), (2, 1))}
+    assert found.steps.keys() == ways
+    for seconds in (*found.steps.values(), found.message):
+        assert len(seconds) == asked.repeats and min(seconds) > 0
 
 
 # --- evaluation --------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from processes import together
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -22,10 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 from bench.peers import Shape
 from bench.steps import ADAM, FlowAlone, loop_step
-from scaling import command, costs, curves, estimate, pair, table
+from scaling import command, costs, curves, estimate, table
 from scaling.estimate import CLUSTER, Work
 
-from iin import distributed
 from iin.data import Images
 from iin.engine import engine
 from iin.flows import vector_flow
@@ -143,6 +141,13 @@ def test_gradients_travel_within_nodes_and_between_them() -> None:
         estimate.estimate(WORK, 12, 64)
 
 
+def test_a_loss_takes_its_hops_and_little_else() -> None:
+    for devices, hops in ((4, 6), (8, 14), (512, 14 + 12)):  # to all others of a node and back; between nodes, a tree
+        taken = estimate.estimate(WORK, devices, 64).messages
+        assert taken == pytest.approx(CLUSTER.message + hops * CLUSTER.hop, rel=1e-3)
+        assert estimate.estimate(WORK._replace(objectives=2), devices, 64).messages == pytest.approx(2 * taken)
+
+
 def test_devices_bring_what_they_can_and_no_more() -> None:
     one, eight, many = (estimate.estimate(WORK, n, 512) for n in (1, 8, 512))
     assert one.seconds < eight.seconds < many.seconds
@@ -173,24 +178,6 @@ def test_the_page_has_the_tables_of_the_script(capsys: pytest.CaptureFixture[str
 
 
 # --- the script --------------------------------------------------------------------------------------------------
-
-
-def _stepped() -> tuple[bool, float, float]:
-    torch.manual_seed(0)
-    flow = FlowAlone(vector_flow(*SMALL)).train()
-    x = torch.randn(8, SMALL.dim)
-    flow.flow(x)
-    made, step = pair.stepper(flow)
-    step(x.chunk(distributed.world())[distributed.rank()])
-    return isinstance(made, pair.Parallel), *(float(p.detach().double().sum()) for p in list(flow.parameters())[2:4])
-
-
-def test_two_processes_take_the_same_step_as_one() -> None:
-    single, *weights = _stepped()
-    answers = together(_stepped)
-    assert not single and all(parallel for parallel, *_ in answers)
-    for _, *found in answers:
-        assert found == pytest.approx(weights, abs=1e-6)
 
 
 @pytest.mark.slow

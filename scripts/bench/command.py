@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from bench import autoencoder, evaluation, flows, runs
+from bench import autoencoder, evaluation, flows, processes, runs
 from bench.peers import PACKAGES, absent
 from bench.table import render
 from bench.timing import Row, Settings, environment
@@ -23,6 +23,7 @@ TASKS: dict[tuple[str, ...], Callable[[Settings, Sequence[str]], Iterator[Row]]]
     runs.TRAINING: runs.training_rows,
     runs.CMNIST: runs.cmnist_rows,
     runs.DATA: runs.data_rows,
+    processes.TASKS: processes.distributed_rows,
     evaluation.TASKS: evaluation.evaluation_rows,
     runs.START: runs.start_rows,
 }

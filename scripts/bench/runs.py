@@ -39,6 +39,7 @@ __all__ = [
     "cmnist_rows",
     "command",
     "data_rows",
+    "endless",
     "loop_times",
     "plain_times",
     "start_rows",
@@ -148,7 +149,7 @@ def plain_times(first_stage: nn.Module, shape: Shape, batches: Iterator[Any], st
     return _between(moments, steps)
 
 
-def _endless(loader: Loader) -> Iterator[Any]:
+def endless(loader: Loader) -> Iterator[Any]:
     """Batches of one epoch after another."""
     for epoch in counting():
         yield from loader.epoch(epoch)
@@ -157,8 +158,9 @@ def _endless(loader: Loader) -> Iterator[Any]:
 def training_rows(settings: Settings, tasks: Sequence[str]) -> Iterator[Row]:
     """Rows of the loop on real digits, published sizes, batches of 25; first stages are as good as untrained.
 
-    The flow is trained on images that stay the same, since only then can codes be kept: with them kept in memory, with
-    each batch encoded, and, beside these two, by a plain loop.
+    The flow is trained on images that stay the same, since only then can codes be kept: with them kept, with each batch
+    encoded, and, beside these two, by a plain loop. They are kept in a file that is mapped into memory, which the first
+    round writes and the others find.
     """
     count, batch = max(settings.threads), 25
     with workplace(), threads(count):
@@ -167,9 +169,9 @@ def training_rows(settings: Settings, tasks: Sequence[str]) -> Iterator[Row]:
             fixed = ["data.train.params.dequantise=fixed", f"{FIRST_STAGE}={stage}"]
             loader = Loader(MNIST("train", dequantise="fixed"), batch, shuffle=True)
             model = experiment.load(stage).system.model
-            plain = partial(plain_times, model, PUBLISHED, _endless(loader), STEPS)
+            plain = partial(plain_times, model, PUBLISHED, endless(loader), STEPS)
             ways: dict[tuple[str, str], Callable[[], list[float]]] = {
-                ("iin", "memory"): partial(loop_times, "mnist_iin", ["train.cache=memory", *fixed], STEPS),
+                ("iin", "disk"): partial(loop_times, "mnist_iin", ["train.cache=disk", *fixed], STEPS),
                 ("iin", "off"): partial(loop_times, "mnist_iin", ["train.cache=off", *fixed], STEPS),
                 ("plain", "off"): plain,
             }
@@ -216,7 +218,7 @@ def cmnist_rows(settings: Settings, tasks: Sequence[str]) -> Iterator[Row]:
         say("cmnist_diin: its parts side by side")
         model = experiment.load(stage).system.model
         loader = Loader(ColorfulMNIST("train", pairs=True), batch, shuffle=True)
-        entries = cmnist_entries(model, PUBLISHED, (22, 22, 20), _endless(loader))
+        entries = cmnist_entries(model, PUBLISHED, (22, 22, 20), endless(loader))
         rows = measure(entries, settings.repeats, batch=batch, count=count)
         data, encoding, flow = rows
         flow["data_and_encoding"] = (data["seconds"] + encoding["seconds"]) / flow["seconds"]
@@ -246,7 +248,7 @@ def data_rows(settings: Settings, tasks: Sequence[str]) -> Iterator[Row]:
         for batch in (25, 128):
             say(f"data: batch {batch}")
             entries = [
-                Entry("data", "iin", partial(next, _endless(Loader(data, batch, shuffle=True))), {"data": name})
+                Entry("data", "iin", partial(next, endless(Loader(data, batch, shuffle=True))), {"data": name})
                 for name, data in sets.items()
             ]
             for made in measure(entries, settings.repeats, batch=batch, count=count):

@@ -62,7 +62,10 @@ def _notes(row: Row) -> Iterable[str]:
 
 
 def _line(row: Row) -> list[str]:
-    settings = [f"{key} {row[key]}" for key in ("cache", "dim", "pairs") if key in row] + [row.get("data", "")]
+    settings = [f"{key} {row[key]}" for key in ("cache", "dim", "pairs") if key in row]
+    settings += [row.get("data", ""), row.get("what", "")]
+    if "processes" in row:
+        settings.append(f"{row['processes']} process{'es' * (row['processes'] > 1)}")
     remarks = []
     if "items_per_second" in row:
         remarks.append(f"{row['items_per_second']:,.0f} a second")

@@ -45,8 +45,8 @@ class Cluster(NamedTuple):
     """Bytes a second for each GPU between nodes."""
     hop: float = 5e-6
     """Seconds from a GPU to the next, however little is sent."""
-    message: float = 25e-6
-    """Seconds from a process to the next over TCP, by which they tell each other the loss."""
+    message: float = 30e-6
+    """Seconds until a few numbers of the processor are in its GPU, and until what comes of them is back."""
     bucket: float = 25e6
     """Bytes that are sent together."""
 
@@ -59,6 +59,10 @@ written and read."""
 
 BACKWARD = 2 / 3
 """Share of backward in forward and backward."""
+
+
+LOSS = 24
+"""Bytes of the sum that the processes make of a loss and of what asked them to stop."""
 
 
 class Work(NamedTuple):
@@ -175,7 +179,7 @@ def estimate(
         start=work.operations * cluster.start,
         exchange=exchange,
         exposed=max(last, exchange - (1 if sharded else BACKWARD) * both) if devices > 1 else 0.0,
-        messages=3 * (devices - 1) * cluster.message * work.objectives,
+        messages=(cluster.message + _exchange(LOSS, devices, cluster)) * work.objectives if devices > 1 else 0.0,
         memory=held + work.kept * batch,
     )
 
