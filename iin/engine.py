@@ -114,7 +114,7 @@ class Engine:
 
     def averages(self, terms: Mapping[str, Tensor | float]) -> dict[str, float]:
         """What to log, as numbers: means over the processes."""
-        return {key: float(value) for key, value in terms.items()}
+        return {key: float(v.detach() if isinstance(v, Tensor) else v) for key, v in terms.items()}
 
     def weights(self) -> dict[str, Tensor]:
         """The system's whole state."""
@@ -190,8 +190,9 @@ class Parallel(Engine):
         return self._asked  # one that was asked later tells the others in the next step
 
     def averages(self, terms: Mapping[str, Tensor | float]) -> dict[str, float]:
-        values = total(torch.tensor([float(value) for value in terms.values()], dtype=torch.float64)) / world()
-        return dict(zip(terms, values.tolist(), strict=True))
+        own = super().averages(terms)
+        values = total(torch.tensor(list(own.values()), dtype=torch.float64)) / world()
+        return dict(zip(own, values.tolist(), strict=True))
 
     def weights(self) -> dict[str, Tensor]:
         return _whole(super().weights())

@@ -43,10 +43,21 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 def run_command(command: Callable[[], None], arguments: argparse.Namespace, module: str, argv: Sequence[str]) -> int:
     """`_run`, which may be interrupted before it has learnt what to do about it: importing torch takes seconds."""
     try:
-        return _run(command, arguments, module, argv)
+        code = _run(command, arguments, module, argv)
     except KeyboardInterrupt:
         print("Stopped at once.", file=sys.stderr)
-        return 130
+        code = 130
+    if _several():
+        # All is written. Threads of gloo may still hold tensors, and would abort the process while Python shuts down.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _several() -> bool:
+    """Whether this process was started as one of several; known without torch."""
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
 
 
 def _run(command: Callable[[], None], arguments: argparse.Namespace, module: str, argv: Sequence[str]) -> int:
@@ -68,7 +79,7 @@ def _run(command: Callable[[], None], arguments: argparse.Namespace, module: str
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     if arguments.logs:
         os.environ["IIN_LOGS"] = arguments.logs
-    several = int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
+    several = _several()
     # One process is this one: a child would have no other beside it to be told from, and start one in its turn.
     if getattr(arguments, "devices", None) not in (None, 1) and not several:
         from iin.cli.launch import launch
