@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -19,7 +20,6 @@ def launch(module: str, argv: Sequence[str], count: int) -> int:
         count: how many processes.
     """
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    os.environ.setdefault("LOGLEVEL", "CRITICAL")  # of torch's agent; what is to be said is said below
     import torch
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -38,6 +38,9 @@ def launch(module: str, argv: Sequence[str], count: int) -> int:
         return 2
     if kind == "cpu":  # together they take what one would
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, there // count)))
+    for name in list(logging.root.manager.loggerDict):  # of torch's agent; what is to be said is said below
+        if name.startswith("torch.distributed"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -62,11 +65,12 @@ def _explained(codes: dict[int, int], count: int) -> int:
     for code in codes.values():
         if code > 128:
             return code
-    if 2 in codes.values():
-        return 2  # it has said why
     killed = {rank: -code for rank, code in codes.items() if code < 0}
     # The agent ends with SIGTERM what is left when one has died.
-    causes = {rank: number for rank, number in killed.items() if number != signal.SIGTERM} or killed
+    causes = {rank: number for rank, number in killed.items() if number != signal.SIGTERM}
+    if not causes and 2 in codes.values():
+        return 2  # it has said why
+    causes = causes or killed
     for rank, number in sorted(causes.items()):
         name = signal.Signals(number).name
         cause = " (out of memory, perhaps)" if number == signal.SIGKILL else ""
