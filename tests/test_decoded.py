@@ -100,7 +100,7 @@ def test_both_splits_of_a_folder_share_a_file_and_what_is_made_of_it_counts(root
     for split in ("train", "test", "all"):
         ImageFolder(root / "mine", 16, split).make_ready()
         AttributePairs(root / "mine", "table.csv", split=split, size=16).make_ready()
-    assert len(files(cache)) == 1 and files(cache)[0].stat().st_size == 4096 + 120 * 3 * 16 * 16
+    assert len(files(cache)) == 1 and files(cache)[0].stat().st_size == 4096 + 120 * 3 * 16 * 16 + 4
     variants: list[dict[str, Any]] = [{"size": 8}, {"channels": 1}, {"crop": 20}]
     images = [ImageFolder(root / "mine", **{"size": 16, **more}, split="all")[[0, 1]].image for more in variants]
     assert len(files(cache)) == 4 and len({image.shape for image in images}) == 3
