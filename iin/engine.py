@@ -51,6 +51,7 @@ class Engine:
         if self.device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.tf32
         self._compile = None if settings.compile == "off" else settings.compile
+        self._translates = settings.compile != "off"
 
     def place(self, first_batch: Callable[[], Any], seed: int) -> None:
         """Put parameters where they stay; called once, before there are optimisers.
@@ -87,7 +88,8 @@ class Engine:
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
         """Within this context the system is evaluated: batches are of other sizes, which nothing is translated for."""
-        stance = getattr(torch.compiler, "set_stance", None)  # torch 2.6
+        # From torch 2.6 on. Looked for only where it is of use: it imports the compiler, which takes seconds.
+        stance = getattr(torch.compiler, "set_stance", None) if self._translates else None
         with contextlib.ExitStack() as stack:
             if stance is not None:
                 stack.enter_context(stance("force_eager"))
