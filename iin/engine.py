@@ -69,7 +69,7 @@ class Engine:
 
     def objectives(self, batch: Any, step: int) -> Iterator[Objective]:
         """The system's objectives, one after another, each ready to be differentiated."""
-        if self._compile and all(_initialised(self.system)):
+        if self._compile and all(all(_initialised(flow)) for flow in self.system.flows()):
             # Not before: what takes its first values from data would have to be translated twice.
             for flow in self.system.flows():
                 flow.compile(mode=self._compile)
