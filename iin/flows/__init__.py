@@ -5,6 +5,17 @@ table of ``tests/test_flows.py``, which then checks it like every other.
 """
 
 from iin.flows.base import Chain, InvertibleModule
+from iin.flows.conditional import ConditionalFlow, LeakyReLU, conditional_flow
 from iin.flows.layers import ActNorm, Coupling, Shuffle, vector_flow
 
-__all__ = ["ActNorm", "Chain", "Coupling", "InvertibleModule", "Shuffle", "vector_flow"]
+__all__ = [
+    "ActNorm",
+    "Chain",
+    "ConditionalFlow",
+    "Coupling",
+    "InvertibleModule",
+    "LeakyReLU",
+    "Shuffle",
+    "conditional_flow",
+    "vector_flow",
+]

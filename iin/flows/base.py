@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Chain", "InvertibleModule", "at_least_single"]
+__all__ = ["Chain", "InvertibleModule", "at_least_single", "single_precision"]
 
 
 class InvertibleModule(nn.Module, ABC):
@@ -93,3 +93,18 @@ def check_vectors(x: Tensor, dim: int, block: str) -> None:
     """Raise ValueError unless ``x`` is ``[B, dim]``: broadcasting would otherwise hide a wrong shape."""
     if not torch.compiler.is_compiling() and (x.ndim != 2 or x.shape[1] != dim):
         raise ValueError(f"{block}: expected vectors of shape [B, {dim}], found {list(x.shape)}")
+
+
+def check_context(context: Tensor | None, rows: int, size: int, block: str) -> Tensor:
+    """The context, if it is ``[rows, size]``.
+
+    Raises:
+        ValueError: it is not, or there is none.
+    """
+    if context is None:
+        raise ValueError(f"{block}: needs a context of shape [{rows}, {size}], one row a vector, found none")
+    if not torch.compiler.is_compiling() and tuple(context.shape) != (rows, size):
+        raise ValueError(
+            f"{block}: expected a context of shape [{rows}, {size}], one row a vector, found {list(context.shape)}"
+        )
+    return context

@@ -53,18 +53,18 @@ def take(parameter: Tensor) -> Tensor | None:
     return None if memory is None else memory.detach()
 
 
-def scale_shift(kept: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """What two networks make of the half that stays, computed as one.
+def scale_shift(seen: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """What two networks make of what they see, computed as one.
 
     Args:
-        kept: ``[B, D/2]``.
+        seen: ``[B, D/2]``, the half that stays; with a context ``[B, D/2 + C]``.
         weights: of each layer ``[2, in, out]``, those of the scale first.
         biases: of each layer ``[2, 1, out]``.
 
     Returns:
         Log-scale in (-1, 1) and shift, ``[B, D/2]`` each.
     """
-    hidden = kept.expand(2, -1, -1)  # [2, B, D/2]: both networks see the same
+    hidden = seen.expand(2, -1, -1)  # [2, B, D/2 + C]: both networks see the same
     last = len(weights) - 1
     for k, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         hidden = torch.baddbmm(bias, hidden, weight)
@@ -73,15 +73,15 @@ def scale_shift(kept: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor
     return torch.tanh(hidden[0]), hidden[1]
 
 
-def affine(kept: Tensor, moved: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The half that moves, ``moved * exp(s(kept)) + t(kept)`` ``[B, D/2]``, and the log-determinant ``[B]``.
+def affine(seen: Tensor, moved: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """The half that moves, ``moved * exp(s(seen)) + t(seen)`` ``[B, D/2]``, and the log-determinant ``[B]``.
 
     Args:
-        kept: ``[B, D/2]``.
+        seen: ``[B, D/2]``, the half that stays; with a context ``[B, D/2 + C]``.
         moved: ``[B, D/2]``.
         weights, biases: see `scale_shift`.
     """
-    return _Affine.apply(kept, moved, *weights, *biases)
+    return _Affine.apply(seen, moved, *weights, *biases)
 
 
 def block(
@@ -113,9 +113,9 @@ class _Coupling:
         self.parameters = parameters
         self.depth = len(parameters) // 2
 
-    def forward(self, kept: Tensor, moved: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, seen: Tensor, moved: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The half that moves, and what the way back needs: log-scale, its exponential, the inputs of all layers."""
-        hidden = kept.expand(2, -1, -1)  # [2, B, D/2]
+        hidden = seen.expand(2, -1, -1)  # [2, B, D/2 + C]
         inputs = []  # of each layer [2, B, in]
         for k in range(self.depth):
             if k:
@@ -130,7 +130,7 @@ class _Coupling:
     def backward(
         self, moved: Tensor, saved: Sequence[Tensor], gradient: Tensor, of_logdet: Tensor
     ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-        """Gradients of the half that stays, of the half that moves, and of the parameters.
+        """Gradients of what the networks saw, of the half that moves, and of the parameters.
 
         Args:
             moved: as given to `forward`.
@@ -167,30 +167,30 @@ def _recorded(
     return (next(found) if one.requires_grad else None for one in inputs)
 
 
-def _affine(kept: Tensor, moved: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def _affine(seen: Tensor, moved: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """`affine` of operations that autograd knows."""
     depth = len(parameters) // 2
-    scale, shift = scale_shift(kept, parameters[:depth], parameters[depth:])
+    scale, shift = scale_shift(seen, parameters[:depth], parameters[depth:])
     return torch.addcmul(shift, moved, scale.exp()), scale.sum(1)
 
 
 class _Affine(Function):
     @staticmethod
-    def forward(ctx: Any, kept: Tensor, moved: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        result, saved = _Coupling(parameters).forward(kept, moved)
-        ctx.save_for_backward(kept, moved, *parameters, *saved)
+    def forward(ctx: Any, seen: Tensor, moved: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+        result, saved = _Coupling(parameters).forward(seen, moved)
+        ctx.save_for_backward(seen, moved, *parameters, *saved)
         ctx.parameters = parameters
         return result, saved[0].sum(1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, of_logdet: Tensor) -> tuple[Tensor | None, ...]:
-        kept, moved, *rest = ctx.saved_tensors
+        seen, moved, *rest = ctx.saved_tensors
         parameters, saved = rest[: len(ctx.parameters)], rest[len(ctx.parameters) :]
         if torch.is_grad_enabled():  # to be differentiated once more
-            outputs = _affine(kept, moved, parameters)
-            return tuple(_recorded(outputs, (kept, moved, *parameters), (gradient, of_logdet)))
-        of_kept, of_moved, found = _Coupling(ctx.parameters).backward(moved, saved, gradient, of_logdet[:, None])
-        return of_kept, of_moved, *found
+            outputs = _affine(seen, moved, parameters)
+            return tuple(_recorded(outputs, (seen, moved, *parameters), (gradient, of_logdet)))
+        of_seen, of_moved, found = _Coupling(ctx.parameters).backward(moved, saved, gradient, of_logdet[:, None])
+        return of_seen, of_moved, *found
 
 
 class _Block(Function):

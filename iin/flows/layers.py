@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from iin.arguments import Count, Even, NonNegativeInt
 from iin.distributed import whole
 from iin.flows import kernel
-from iin.flows.base import Chain, InvertibleModule, at_least_single, check_vectors
+from iin.flows.base import Chain, InvertibleModule, at_least_single, check_context, check_vectors
 
 __all__ = ["ActNorm", "Coupling", "Shuffle", "vector_flow"]
 
@@ -100,19 +100,31 @@ class Coupling(InvertibleModule):
 
     ``z_b = x_b * exp(s(x_a)) + t(x_a)`` with ``s`` in (-1, 1), so the map can neither explode nor collapse. The two
     networks ``s`` and ``t`` are one batched product of matrices: layer ``k`` holds the weights of both,
-    ``[2, in, out]``, scale first.
+    ``[2, in, out]``, scale first. With a context they see ``[x_a; context]``.
 
     Args:
         dim: number of dimensions ``D``; even.
         hidden: width of the hidden layers.
         depth: hidden layers after the first one.
         flip: keep the second half and move the first.
+        context: dimensions ``C`` of the context ``[B, C]`` that the networks see beside the half that stays. With 0, a
+            context that is given is ignored.
+
+    Raises:
+        ValueError: vectors or context of another shape, or no context where one is needed.
 
     References:
         Density estimation using Real NVP (Dinh et al., 2016), arXiv:1605.08803
     """
 
-    def __init__(self, dim: Even, hidden: Count = 512, depth: NonNegativeInt = 2, flip: bool = False) -> None:
+    def __init__(
+        self,
+        dim: Even,
+        hidden: Count = 512,
+        depth: NonNegativeInt = 2,
+        flip: bool = False,
+        context: NonNegativeInt = 0,
+    ) -> None:
         super().__init__()
         if dim < 2 or dim % 2:
             raise ValueError(f"Coupling: dim must be an even number of at least 2, found {dim}")
@@ -120,7 +132,8 @@ class Coupling(InvertibleModule):
         self.hidden = hidden
         self.depth = depth
         self.flip = flip
-        sizes = [dim // 2] + [hidden] * (depth + 1) + [dim // 2]
+        self.context = context
+        sizes = [dim // 2 + context] + [hidden] * (depth + 1) + [dim // 2]
         self.weights = nn.ParameterList(torch.empty(2, i, o) for i, o in pairwise(sizes))
         self.biases = nn.ParameterList(torch.empty(2, 1, o) for o in sizes[1:])
         self.reset_parameters()
@@ -132,36 +145,42 @@ class Coupling(InvertibleModule):
             nn.init.uniform_(weight, -bound, bound)
             nn.init.uniform_(bias, -bound, bound)
 
-    def scale_shift(self, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-scale in (-1, 1) and shift, each ``[B, D/2]``, from the half that stays ``[B, D/2]``."""
-        return kernel.scale_shift(kept, list(self.weights), list(self.biases))
+    def scale_shift(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-scale in (-1, 1) and shift, each ``[B, D/2]``, from what the networks see ``[B, D/2 + C]``."""
+        return kernel.scale_shift(seen, list(self.weights), list(self.biases))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_vectors(x, self.dim, "Coupling")
         first, second = x.chunk(2, dim=1)
         if self.flip:
-            first, logdet = self._move(second, first)
+            first, logdet = self._move(self._seen(second, context), first)
         else:
-            second, logdet = self._move(first, second)
+            second, logdet = self._move(self._seen(first, context), second)
         return torch.cat([first, second], dim=1), logdet
 
-    def _move(self, kept: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
+    def _seen(self, kept: Tensor, context: Tensor | None) -> Tensor:
+        """What the networks see ``[B, D/2 + C]``: the half that stays, and the context."""
+        if not self.context:
+            return kept
+        return torch.cat([kept, check_context(context, len(kept), self.context, "Coupling")], dim=1)
+
+    def _move(self, seen: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
         """The half that moves ``[B, D/2]``, and the log-determinant ``[B]``."""
         # A chain leaves autocast; a coupling by itself may be in it, where types are mixed as only autograd follows.
         plain = type(self).scale_shift is Coupling.scale_shift  # networks of somebody's own are asked
-        if plain and kernel.active() and not torch.is_autocast_enabled(kept.device.type):
-            return kernel.affine(kept, moved, list(self.weights), list(self.biases))
-        scale, shift = self.scale_shift(kept)
+        if plain and kernel.active() and not torch.is_autocast_enabled(seen.device.type):
+            return kernel.affine(seen, moved, list(self.weights), list(self.biases))
+        scale, shift = self.scale_shift(seen)
         return torch.addcmul(shift, moved, scale.exp()), scale.sum(1)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         check_vectors(z, self.dim, "Coupling")
         first, second = z.chunk(2, dim=1)
         if self.flip:
-            scale, shift = self.scale_shift(second)
+            scale, shift = self.scale_shift(self._seen(second, context))
             first = (first - shift) * torch.exp(-scale)
         else:
-            scale, shift = self.scale_shift(first)
+            scale, shift = self.scale_shift(self._seen(first, context))
             second = (second - shift) * torch.exp(-scale)
         return torch.cat([first, second], dim=1)
 
@@ -216,6 +235,7 @@ def _published(layers: list[Any]) -> bool:
     """Whether layers are those of `VectorFlow`, and nothing derived from them."""
     kinds = [ActNorm, Coupling, Coupling, Shuffle]
     alike = [type(layer) for layer in layers] == kinds * (len(layers) // 4)
+    alike = alike and not any(layer.context for layer in layers if type(layer) is Coupling)
     return alike and all(layer.flip == (k % 4 == 2) for k, layer in enumerate(layers) if type(layer) is Coupling)
 
 

@@ -1,9 +1,23 @@
 """Networks that are not invertible: what flows are trained on, and what judges their pictures."""
 
 from iin.models.autoencoder import Autoencoder
+from iin.models.bigae import BigAE
+from iin.models.biggan import BigGAN
 from iin.models.classifier import Classifier
 from iin.models.codes import Codes
 from iin.models.discriminator import PatchDiscriminator
+from iin.models.embedder import ConvEmbedder, DenseEmbedder, PoolingEmbedder
 from iin.models.gaussian import Gaussian
 
-__all__ = ["Autoencoder", "Classifier", "Codes", "Gaussian", "PatchDiscriminator"]
+__all__ = [
+    "Autoencoder",
+    "BigAE",
+    "BigGAN",
+    "Classifier",
+    "Codes",
+    "ConvEmbedder",
+    "DenseEmbedder",
+    "Gaussian",
+    "PatchDiscriminator",
+    "PoolingEmbedder",
+]
