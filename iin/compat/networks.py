@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from iin.compat.state import Source
 from iin.flows import Chain, vector_flow
 from iin.models import Autoencoder, Classifier, PatchDiscriminator
 from iin.models.norm import NormName
 
-__all__ = ["FactorChain", "autoencoder", "classifier", "discriminator", "factor_flow", "flow"]
+__all__ = ["FactorChain", "autoencoder", "classifier", "discriminator", "factor_flow", "flow", "place_block"]
 
 
 def flow(state_dict: Mapping[str, Tensor]) -> Chain:
@@ -41,30 +40,46 @@ def flow(state_dict: Mapping[str, Tensor]) -> Chain:
     # Activations stand between the linear layers.
     linear = max(2, source.count(r"realnvp\.flow\.\d+\.flow\.1\.[st]\.\d\.main\.(\d+)\.", step=2))
     dim = 2 * half
-    sizes = [half, *[hidden] * (linear - 1), half]
     with torch.device("meta"):  # neither time nor random numbers for weights that are replaced
         made = vector_flow(dim, blocks=max(1, blocks), hidden=hidden, depth=linear - 2)
-    swapped = torch.arange(dim).roll(half)
     for b in range(len(made) // 4):
-        old, at = f"realnvp.flow.{b}.flow.", 4 * b
-        source.copy(made, f"blocks.{at}", f"{old}0")
-        for side in range(2):
-            for k, (into, out) in enumerate(pairwise(sizes)):
-                names = [f"{old}1.{net}.{side}.main.{2 * k}" for net in ("s", "t")]
-                weights = [source.take(f"{name}.weight", (out, into)).T for name in names]
-                biases = [source.take(f"{name}.bias", (out,)) for name in names]
-                mine = f"blocks.{at + 1 + side}"
-                source.place(f"{mine}.weights.{k}", torch.stack(weights))  # [2, in, out]
-                source.place(f"{mine}.biases.{k}", torch.stack(biases)[:, None])  # [2, 1, out]
-        there = all(f"{old}2.{way}_shuffle_idx" in source for way in ("forward", "backward"))
-        order = source.take(f"{old}2.forward_shuffle_idx", (dim,), whole=True)
-        inverse = source.take(f"{old}2.backward_shuffle_idx", (dim,), whole=True)
-        if torch.equal(order.sort().values, torch.arange(dim)) and torch.equal(order.argsort(), inverse):
-            source.place(f"blocks.{at + 3}.order", swapped[order])
-        elif there:
-            source.refuse(f"{old}2: forward_shuffle_idx and backward_shuffle_idx are no permutation and its inverse")
+        theirs = [f"realnvp.flow.{b}.flow.{part}" for part in range(3)]
+        place_block(source, made, [f"blocks.{4 * b + part}" for part in range(4)], theirs)
     source.into(made)
     return made.eval()
+
+
+def place_block(source: Source, made: nn.Module, mine: Sequence[str], theirs: Sequence[str]) -> None:
+    """Put the entries of one of the original's blocks into ours.
+
+    Args:
+        source: of the entries.
+        made: the module that holds the block.
+        mine: names of our ActNorm, our two couplings and our shuffle.
+        theirs: names of the original's ActNorm, double coupling and shuffle.
+    """
+    norm, *couplings, shuffle = mine
+    their_norm, coupling, their_shuffle = theirs
+    source.copy(made, norm, their_norm)
+    for side, name in enumerate(couplings):
+        for k, weight in enumerate(made.get_submodule(name).get_submodule("weights").parameters()):
+            _, into, out = weight.shape
+            layers = [f"{coupling}.{net}.{side}.main.{2 * k}" for net in ("s", "t")]
+            weights = [source.take(f"{layer}.weight", (out, into)).T for layer in layers]
+            biases = [source.take(f"{layer}.bias", (out,)) for layer in layers]
+            source.place(f"{name}.weights.{k}", torch.stack(weights))  # [2, in, out]
+            source.place(f"{name}.biases.{k}", torch.stack(biases)[:, None])  # [2, 1, out]
+    dim = len(made.get_buffer(f"{shuffle}.order"))
+    there = all(f"{their_shuffle}.{way}_shuffle_idx" in source for way in ("forward", "backward"))
+    order = source.take(f"{their_shuffle}.forward_shuffle_idx", (dim,), whole=True)
+    inverse = source.take(f"{their_shuffle}.backward_shuffle_idx", (dim,), whole=True)
+    if torch.equal(order.sort().values, torch.arange(dim)) and torch.equal(order.argsort(), inverse):
+        # The original's double coupling leaves the halves swapped.
+        source.place(f"{shuffle}.order", torch.arange(dim).roll(dim // 2)[order])
+    elif there:
+        source.refuse(
+            f"{their_shuffle}: forward_shuffle_idx and backward_shuffle_idx are no permutation and its inverse"
+        )
 
 
 class FactorChain(Chain):

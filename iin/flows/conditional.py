@@ -119,11 +119,8 @@ class ConditionalFlow(InvertibleModule):
     def through(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """`forward`, with the embedding ``[B, E]`` of the context at hand."""
         with single_precision(x):
-            z = self._checked(x, h)
-            logdet = z.new_zeros(len(z))
-            for z, logdet in self._walk(z, h):
-                pass
-            return z, logdet
+            x = self._checked(x, h)
+            return [(x, x.new_zeros(len(x))), *self._walk(x, h)][-1]
 
     def back(self, z: Tensor, h: Tensor) -> Tensor:
         """`inverse`, with the embedding ``[B, E]`` of the context at hand."""
