@@ -162,10 +162,11 @@ def original(path: Path) -> dict[str, Any]:
     node = compat.architecture(path)
     kind = node["target"].rpartition(".")[2]
     first_stage = node["target"].startswith("iin.models.")
+    trains = "Classifier" if kind == "Classifier" else "Autoencoder"
     return {
         "name": f"original_{kind.lower()}",
         "description": f"The {kind.lower().replace('_', ' ')} of a checkpoint that the original project wrote.",
-        "system": {"target": f"iin.systems.{kind}", "params": {"model": node}} if first_stage else node,
+        "system": {"target": f"iin.systems.{trains}", "params": {"model": node}} if first_stage else node,
     }
 
 

@@ -56,6 +56,8 @@ class FirstStage:
     """The file that it is taken from, when one is named by hand."""
     hint: str = ""
     """Without a run: the newest finished one of that name, and how its settings differ."""
+    missing: str = ""
+    """The file or folder named by hand that is not here, of a rehearsal."""
 
 
 @dataclass
@@ -277,7 +279,8 @@ def _plan(config: Config, quick: bool, allow: Sequence[str], rehearse: bool = Fa
         resolve_paths(made.tree.get(section), config, section, allow)
     for path, node in first_stages(made.tree):
         made.stages.append(locate(node["params"], config, path, quick=quick, allow=allow, rehearse=rehearse))
-    made.missing = _lacking({key: made.tree.get(key) for key in ("system", "evaluate")}, allow)
+    made.missing = [stage.missing for stage in made.stages if stage.missing]
+    made.missing += _lacking({key: made.tree.get(key) for key in ("system", "evaluate")}, allow)
     if made.missing and not rehearse:
         raise ConfigError(made.missing)
     unready = bool(made.missing) or any(stage.plan is not None and stage.plan.missing for stage in made.stages)
@@ -348,9 +351,16 @@ def locate(
             adopt(inner.tree, found)
         return FirstStage(path, inner, found, hint="" if found else _similar(inner, path))
     file = config.where(f"{path}.params.{named}") if config else None
-    place = configuration.resolve_path(params[named], beside=file)
+    # Weights that were fetched by hand lie where data do.
+    search = sources.folders(None) if named == "checkpoint" else []
+    place = configuration.resolve_path(params[named], beside=file, search=search)
     if place is None:
-        raise ConfigError([f"{path}.params.{named}: {params[named]} does not exist ({file or 'command line'})"])
+        absent = f"{path}.params.{named}: {params[named]} does not exist ({file or 'command line'})"
+        if named == "checkpoint" and not Path(params[named]).is_absolute():
+            absent += f"; put it into {search[0]} or the current folder"
+            if rehearse:
+                return FirstStage(path, missing=absent)
+        raise ConfigError([absent])
     params[named] = str(place)
     stage = FirstStage(path, checkpoint=place if named == "checkpoint" else None)
     if compat.is_original(place):

@@ -9,11 +9,17 @@ A checkpoint of the original is ``{"model", "loss", "optimizer"}``; what is in i
 without running any code that it might bring along. Nothing is guessed: a key that is left over or missing, or a tensor
 of another shape, is an error that lists it.
 
+So load the networks that the ECCV 2020 project stands on: `bigae` and `biggan`, which were published as bare weights.
+
 References:
     CompVis/iin, the code of A Disentangling Invertible Interpretation Network for Explaining Latent Representations
-    (Esser, Rombach and Ommer, 2020), arXiv:2004.13166
+    (Esser, Rombach and Ommer, 2020), arXiv:2004.13166;
+    CompVis/invariances, the code of Making Sense of CNNs: Interpreting Deep Representations and Their Invariances with
+    INNs (Rombach, Esser and Ommer, 2020), arXiv:2008.01777
 """
 
+from iin.compat.bigae import bigae, biggan
+from iin.compat.conditional import conditional_flow
 from iin.compat.loading import architecture, load, system
 from iin.compat.networks import FactorChain, autoencoder, classifier, discriminator, factor_flow, flow
 from iin.compat.reading import is_original, newest, read, step_of
@@ -24,7 +30,10 @@ __all__ = [
     "FactorChain",
     "architecture",
     "autoencoder",
+    "bigae",
+    "biggan",
     "classifier",
+    "conditional_flow",
     "discriminator",
     "factor_flow",
     "flow",

@@ -22,7 +22,7 @@ class _Ours(CompatError):
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Content of an original checkpoint; nothing in it is executed.
+    """Content of an original checkpoint; nothing in it is executed. Bare weights are its entry ``model``.
 
     Raises:
         CompatError: not such a file, or one that asks for code to be run.
@@ -42,6 +42,8 @@ def read(path: str | Path) -> dict[str, Any]:
         ) from error
     if isinstance(content, dict) and {"format", "step", "system"} <= content.keys():
         raise _Ours(f"{path}: a checkpoint of iin itself, not of the original: iin.load(its run's folder) reads it")
+    if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
+        content = {"model": content}  # some were published as the bare weights of a network
     if not isinstance(content, dict) or not isinstance(content.get("model"), Mapping):
         raise CompatError(f"{path}: not a checkpoint of the original (expected model, loss, optimizer)")
     for entry in ("model", "loss"):

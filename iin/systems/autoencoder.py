@@ -16,6 +16,7 @@ from iin.distributed import average
 from iin.flows.base import at_least_single
 from iin.losses import adaptive_weight, discriminator_loss, generator_loss, pixel_error, reconstruction_nll
 from iin.models import Autoencoder as AutoencoderModel
+from iin.models import BigAE
 from iin.models.gaussian import standard_normal
 from iin.models.perceptual import PerceptualName, VGGDistance, perceptual
 from iin.system import Objective, Picture, System, built_on
@@ -44,8 +45,8 @@ class Autoencoder(System):
     the discriminator ``g`` and ``d`` (both losses), ``d_weight``, ``real`` and ``fake`` (mean logits), ``active``.
 
     Args:
-        model: `iin.models.Autoencoder` or a module with ``encode(image)`` -> `Gaussian`, ``decode(code)``, ``dim``; to
-            calibrate, also ``last_layer``, the weight of the decoder's last layer.
+        model: `iin.models.Autoencoder`, `iin.models.BigAE` or a module with ``encode(image)`` -> `Gaussian`,
+            ``decode(code)``, ``dim``; to calibrate, also ``last_layer``, the weight of the decoder's last layer.
         reconstruction: absolute (l1) or squared (l2) error.
         kl_weight: weight of the divergence.
         logvar_init: initial value of ``s``.
@@ -76,7 +77,7 @@ class Autoencoder(System):
 
     def __init__(
         self,
-        model: AutoencoderModel,
+        model: AutoencoderModel | BigAE,
         reconstruction: Literal["l1", "l2"] = "l1",
         kl_weight: NonNegative = 1.0,
         logvar_init: float = 0.0,
