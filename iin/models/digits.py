@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,9 @@ class DigitNetwork(nn.Module):
     Args:
         width: channels of the first block; the features are ``4 * width``.
     """
+
+    layer_names: ClassVar = {"conv1": "blocks.3", "conv2": "blocks.7", "conv3": "blocks.11"}
+    """What `iin.models.Layer` calls the blocks' outputs: convolution, normalisation, ReLU, pooling."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
