@@ -8,6 +8,7 @@ from iin.models.codes import Codes
 from iin.models.discriminator import PatchDiscriminator
 from iin.models.embedder import ConvEmbedder, DenseEmbedder, PoolingEmbedder
 from iin.models.gaussian import Gaussian
+from iin.models.representation import Layer
 
 __all__ = [
     "Autoencoder",
@@ -18,6 +19,7 @@ __all__ = [
     "ConvEmbedder",
     "DenseEmbedder",
     "Gaussian",
+    "Layer",
     "PatchDiscriminator",
     "PoolingEmbedder",
 ]
