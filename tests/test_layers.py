@@ -60,8 +60,9 @@ LAYERS = {
     "trained",
     "first_stage": "building plan",
     "explore": "config run data pictures report building plan",
+    "demo": "config run data pictures report system models systems trained building experiment explore",
     # What a person starts.
-    "cli": "config run record train interrupt factors experiment explore",
+    "cli": "config run record train interrupt factors experiment explore demo",
     "": "experiment",  # iin.load, imported when it is used
 }
 """Module or subpackage -> those that it may import, beside itself and the bottom."""
@@ -120,7 +121,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
 
 
-@pytest.mark.parametrize("command", ["train", "eval"])
+@pytest.mark.parametrize("command", ["train", "eval", "demo"])
 def test_help_answers_without_torch(command: str) -> None:
     code = f"""
 import sys

@@ -69,12 +69,13 @@ class Data:
         lines += [
             f"{name.replace('_', ' ').capitalize()}: "
             + ", ".join(f"{key} ({count:,})" for key, count in counts.items())
+            + "."
             for name, counts in content.counts.items()
         ]
         lines += [f"Odd: {remark}" for remark in content.remarks]
         spread = content.values
         figures = {"values/mean": spread.mean, "values/deviation": spread.deviation}
-        figures |= {"values/lowest": spread.low, "values/highest": spread.high, "items": float(content.count)}
+        figures |= {"values/lowest": spread.low, "values/highest": spread.high}
         return Shown(
             pictures={"images": Picture(rows, "Images", what, rows=tuple(range(2, len(rows), 2)) * content.paired)},
             lines=lines,

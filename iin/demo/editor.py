@@ -45,7 +45,7 @@ class Editor:
         self.run = run
         self.name = "editor"
         self.title = f"Factor editor: {run.name}"
-        factors = [name.replace("_", " ") for name in run.system.names]
+        factors = [_spoken(name) for name in run.system.names]
         listed = f"{', '.join(factors[:-1])} and {factors[-1]}" if len(factors) > 1 else factors[0]
         self.about = (
             f"The network takes an image apart into {listed}. Each slider moves one of them from the first image (0) "
@@ -60,7 +60,7 @@ class Editor:
         sliders = [
             Number(
                 key,
-                name.replace("_", " "),
+                _spoken(name).capitalize() if name.islower() else _spoken(name),
                 help="0: as in the first image, 1: as in the second",
                 whole=False,
                 default=float(index == 0),
@@ -93,8 +93,8 @@ class Editor:
         lines = self.lines(z, other, weights)
         progress(0.7, "samples")
         samples = self.samples(edited, values)
-        spoken = [name.replace("_", " ") for name in system.names]
-        drawn = str(values["sample"]).replace("_", " ")
+        spoken = [_spoken(name) for name in system.names]
+        drawn = _spoken(values["sample"])
         return Shown(
             pictures={
                 "edit": Picture(
@@ -131,7 +131,7 @@ class Editor:
     def said(self, index: int) -> str:
         """A test image in words."""
         label = self.run.label(index)
-        return f"test image {index}" + (f" ({label})" if label else "")
+        return f"test image {index}" + (f", labelled {label}" if label else "")
 
     def blend(self, z: Tensor, other: Tensor, weights: Tensor) -> Tensor:
         """Latents ``[B, D]`` on the way from ``z`` to ``other``, as far as the weights ``[K]`` say for each factor."""
@@ -153,3 +153,7 @@ class Editor:
         if values["sample"] != "everything":
             noise = system.exchange(z.expand_as(noise), noise, [list(system.names).index(values["sample"])])
         return system.decode(noise)[None]
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ")
