@@ -11,6 +11,7 @@ import io
 import pickle
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,17 @@ def celeba(root: Path, n: int = 500, archive: bool = False, seed: int = 0) -> Pa
         f"{name} " + " ".join(f"{value * 2 - 1:2d}" for value in row) for name, row in zip(names, values, strict=True)
     )
     (folder / "list_attr_celeba.txt").write_text("\n".join([str(n), NAMES + " ", *rows, ""]))
+    return root
+
+
+def synsets(root: Path, names: Sequence[str], n: int = 12, size: int = 64) -> Path:
+    """A folder for each synset, of n square JPEG pictures that its place among the names colours."""
+    rng = np.random.RandomState(0)
+    for place, name in enumerate(names):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for number in range(n):
+            image = np.full((size, size, 3), 20 + 200 * place // len(names)) + rng.randint(-8, 8, (size, size, 1))
+            Image.fromarray(image.astype(np.uint8)).save(root / name / f"{name}_{number}.jpg", quality=95)
     return root
 
 

@@ -20,6 +20,7 @@ Take random numbers from `Draws` only, and the set is reproducible, whatever the
 
 from __future__ import annotations
 
+from iin.data.animals import AnimalFaces, ImageNetAnimals
 from iin.data.attributes import AttributePairs
 from iin.data.base import Batch, Dataset, Draws, Images, Loader, Pairs, Visit, mix
 from iin.data.celeba import CelebA, FactorCelebA
@@ -32,6 +33,7 @@ from iin.data.mnist import MNIST, ColorfulMNIST, MNISTPairs, SingleColorfulMNIST
 __all__ = [
     "CIFAR10",
     "MNIST",
+    "AnimalFaces",
     "AttributePairs",
     "Batch",
     "CelebA",
@@ -42,6 +44,7 @@ __all__ = [
     "FactorCelebA",
     "FashionMNIST",
     "ImageFolder",
+    "ImageNetAnimals",
     "Images",
     "Labelled",
     "Loader",

@@ -13,9 +13,10 @@ import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import MinLen
 
 from iin.arguments import Count, Fraction
 from iin.data.decoded import Decoded
@@ -41,9 +42,9 @@ SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".t
 class ImageFolder(Labelled):
     """Pictures of a folder and of all its sub-folders, sorted by path: ``image [B, C, size, size]``, ``label [B]``.
 
-    The label is the place of the picture's first sub-folder among ``classes``, those sorted by name; pictures beside
-    the sub-folders are of class ``.``. A folder that is split already can be named twice: ``root: faces/train`` and
-    ``root: faces/test``, each with ``split: all``.
+    The label is the place of the picture's first sub-folder among ``classes``, those sorted by name unless they are
+    given; pictures beside the sub-folders are of class ``.``. A folder that is split already can be named twice:
+    ``root: faces/train`` and ``root: faces/test``, each with ``split: all``.
 
     Pictures may be grey or in colour, of 8 or 16 bits, with a palette, transparent (they are laid on white), CMYK or
     turned by the camera; see `iin.data.decoding.decode`. All are decoded once when the set is first made, to know the
@@ -62,6 +63,7 @@ class ImageFolder(Labelled):
         dequantise: see `Labelled`.
         cache: keep decoded pictures in a file below ``$IIN_CACHE``: ``channels * size * size`` bytes for each of the
             folder. Otherwise they are decoded whenever they are asked for.
+        classes: names of sub-folders, in the order of their labels; pictures elsewhere do not count. None for all.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -79,11 +81,12 @@ class ImageFolder(Labelled):
         channels: Literal[1, 3] = 3,
         dequantise: Dequantise = True,
         cache: bool = True,
+        classes: Annotated[Sequence[str], MinLen(1)] | None = None,
     ) -> None:
-        found = Selection(root, size, crop=crop, channels=channels, on_error=on_error, keep=cache)
+        found = Selection(root, size, crop=crop, channels=channels, on_error=on_error, keep=cache, inside=classes)
         found.look()
         firsts = [name.split("/")[0] if "/" in name else "." for name in found.pictures.names]
-        self.classes = tuple(sorted(set(firsts)))
+        self.classes = tuple(sorted(set(firsts)) if classes is None else classes)
         self.skipped = found.skipped
         rows = split_names(found.pictures.names, split, test_share, str(found.root))
         pictures = found.pictures.select(rows)
@@ -110,6 +113,7 @@ class Selection:
         size, crop, channels: see `iin.data.decoding.decode`.
         on_error: what to do about pictures that cannot be used.
         keep: see `iin.data.decoded.Decoded`.
+        inside: the sub-folders that count; None for all, and for what is beside them.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -127,6 +131,7 @@ class Selection:
         channels: int = 3,
         on_error: OnError = "raise",
         keep: bool = True,
+        inside: Sequence[str] | None = None,
     ) -> None:
         for name, number in (("size", size), ("crop", 1 if crop is None else crop)):
             if number < 1:
@@ -136,7 +141,7 @@ class Selection:
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error: expected 'raise' or 'skip', found {on_error!r}")
         self.root = Path(root).expanduser()
-        self.names, self.skipped = _listing(self.root)
+        self.names, self.skipped = _listing(self.root, inside)
         self._files = Pictures(Folder(self.root), self.names, size, crop=crop, channels=channels)
         self._on_error, self._keep = on_error, keep
 
@@ -222,19 +227,28 @@ def split_names(names: Sequence[str], split: Split, test_share: float, where: st
     return [row for row, value in enumerate(hashes) if (value < limit) == (split == "test")]
 
 
-def _listing(root: Path) -> tuple[list[str], dict[str, str]]:
+def _listing(root: Path, only: Sequence[str] | None = None) -> tuple[list[str], dict[str, str]]:
     """Relative paths of all pictures below a folder, sorted; and what cannot even be opened, with the reason of each.
 
     Hidden files and folders do not count, and what a link leads to is looked at once only, since links can lead round
     in circles.
 
+    Args:
+        root: the folder.
+        only: the sub-folders that are looked into; None for all, and for what is beside them.
+
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: it has no pictures.
+        ValueError: it has no pictures, or lacks one of these sub-folders.
     """
     if not root.is_dir():
         kind = "a file, not a folder" if root.exists() else "no such folder"
         raise FileNotFoundError(f"{root}: {kind}; root must be a folder of pictures")
+    if only is not None:
+        if isinstance(only, str) or not only or len(set(only)) < len(only):
+            raise ValueError(f"classes: expected a list of one or more different names, found {only!r}")
+        if absent := [name for name in only if not (root / name).is_dir()]:
+            raise FileNotFoundError(f"{root}: has no folder {few(absent)}; classes must be folders of pictures in it")
     names: list[str] = []
     odd: dict[str, str] = {}
     seen: set[str] = set()
@@ -251,7 +265,7 @@ def _listing(root: Path) -> tuple[list[str], dict[str, str]]:
             return
         for entry in entries:
             name = inside + entry.name
-            if entry.name.startswith((".", "__MACOSX")):
+            if entry.name.startswith((".", "__MACOSX")) or (only is not None and not inside and name not in only):
                 continue
             try:
                 kind = "folder" if entry.is_dir() else "file" if entry.is_file() else ""
