@@ -9,12 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-__all__ = ["cache_folder", "write_atomically"]
+__all__ = ["cache_folder", "data_folders", "write_atomically"]
 
 
 def cache_folder() -> Path:
     """Where files are kept that can be made or fetched again: ``$IIN_CACHE``, else ``~/.cache/iin``."""
     return Path(os.environ.get("IIN_CACHE") or Path.home() / ".cache" / "iin")
+
+
+def data_folders() -> list[Path]:
+    """Folders in which files are looked for that somebody fetched, best first: ``$IIN_DATA``, and one of the cache."""
+    named = os.environ.get("IIN_DATA")
+    return [*([Path(named).expanduser()] if named else []), cache_folder() / "data"]
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from iin.files import cache_folder, write_atomically
+from iin.files import data_folders, write_atomically
 
 __all__ = ["Missing", "Remote", "fetch", "folders", "no_data", "offline", "rehearsing"]
 
@@ -60,10 +60,7 @@ def no_data(content: bytes) -> str | None:
 
 def folders(root: str | Path | None) -> list[Path]:
     """Folders to look for data sets in, best first; downloads go into the first."""
-    if root is not None:
-        return [Path(root).expanduser()]
-    named = os.environ.get("IIN_DATA")
-    return [*([Path(named).expanduser()] if named else []), cache_folder() / "data"]
+    return data_folders() if root is None else [Path(root).expanduser()]
 
 
 def rehearsing() -> bool:

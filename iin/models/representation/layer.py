@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -47,7 +48,7 @@ class Layer(nn.Module):
         item: index or key of the tensor that is meant, for a layer that answers several.
         gradient: whether representations may be differentiated in the image.
         weights: of a model from torchvision or timm: ``DEFAULT`` or a name; ``random`` or None for untrained ones.
-        checkpoint: path of a state dict for the model.
+        checkpoint: path of a state dict for the model; see `iin.models.representation.load`.
         download: whether weights that are not on this machine may be fetched.
 
     Raises:
@@ -63,7 +64,7 @@ class Layer(nn.Module):
         item: int | str | None = None,
         gradient: bool = False,
         weights: str | None = None,
-        checkpoint: str | None = None,
+        checkpoint: str | Path | None = None,
         download: bool = False,
     ) -> None:
         super().__init__()
@@ -107,6 +108,13 @@ class Layer(nn.Module):
             yield "weights: for models of torchvision: and timm: only; a state dict of another goes to checkpoint"
         elif preprocess == "weights":
             yield "preprocess: weights is for models of torchvision: and timm: only; expected imagenet, or a mapping"
+
+    @staticmethod
+    def lacks(
+        model: Any = None, weights: Any = None, checkpoint: Any = None, download: Any = False, **_: Any
+    ) -> Iterator[str]:
+        """Which weights are not on this machine, and where they go."""
+        return sources.lacking(model, weights, checkpoint, download)
 
     def train(self, mode: bool = True) -> Layer:
         """Nothing but eval mode, for the network and all around it."""

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from iin.files import data_folders
 from iin.models.representation.exported import Exported
 from iin.models.representation.names import nearest
 from iin.models.representation.reading import Function
 
-__all__ = ["load", "mistakes", "preprocessing"]
+__all__ = ["lacking", "load", "mistakes", "preprocessing"]
 
 SCRIPTS = (".pt", ".ts", ".pth", ".torchscript", ".jit")
 """Endings of TorchScript files."""
@@ -27,7 +28,7 @@ RANDOM = (None, "random")
 def load(
     model: nn.Module | str | Callable[..., Any],
     weights: str | None = None,
-    checkpoint: str | None = None,
+    checkpoint: str | Path | None = None,
     download: bool = False,
 ) -> nn.Module:
     """Make a module of whatever stands for a network.
@@ -41,7 +42,9 @@ def load(
         weights: of a model from torchvision or timm: ``DEFAULT``, a name such as ``IMAGENET1K_V1``, or timm's tag;
             ``random`` or None for untrained ones (None says so in a warning).
         checkpoint: path of a state dict, bare or under ``model`` or ``state_dict``, of names with or without
-            ``module.`` in front. A model from torchvision or timm gets as many classes as its last layer has there.
+            ``module.`` in front. A relative one is looked for in the current folder, and where data are. A model from
+            torchvision or timm gets as many classes as its last layer has there; its names may have ``model.`` in
+            front too, as the published classifiers have.
         download: whether ``weights`` that are not on this machine may be fetched.
 
     Returns:
@@ -52,7 +55,9 @@ def load(
     """
     for mistake in mistakes(model, weights, checkpoint) if isinstance(model, str) else ():
         raise ValueError(mistake)
-    state = None if checkpoint is None else _state(Path(checkpoint))
+    for line in lacking(model, weights, checkpoint, download):
+        raise ValueError(line)
+    state = None if checkpoint is None else _state(_place(checkpoint))
     if isinstance(model, str):
         kind, _, name = model.partition(":")
         if kind == "torchvision":
@@ -80,7 +85,39 @@ def load(
     return network
 
 
-def mistakes(model: str, weights: str | None = None, checkpoint: str | None = None) -> Iterator[str]:
+def lacking(
+    model: Any, weights: str | None = None, checkpoint: str | Path | None = None, download: bool = False
+) -> Iterator[str]:
+    """Which weights are not on this machine, and where they go; arguments as of `load`, in which nothing is wrong."""
+    if checkpoint is not None and not _place(checkpoint).is_file():
+        where = "" if Path(checkpoint).is_absolute() else f"; put it into {data_folders()[0]} or the current folder"
+        yield f"checkpoint: there is no file {checkpoint}{where}"
+    if isinstance(model, str) and weights not in RANDOM and not download and checkpoint is None:
+        kind, _, name = model.partition(":")
+        if kind == "torchvision":
+            found, path = _torchvision_file(name, str(weights))
+            if not path.is_file():
+                yield (
+                    f"weights: {found} of {model} are not on this machine: expected {path}, which is {found.url}; "
+                    "put it there, or give download: true"
+                )
+        elif kind == "timm":
+            full, config = _timm_config(name, str(weights))
+            file, place = _timm_file(config)
+            if file is None:
+                yield (
+                    f"weights: those of timm:{full} are not on this machine: expected {place}; put them there, or "
+                    "give download: true"
+                )
+
+
+def _place(checkpoint: str | Path) -> Path:
+    """Where a file of weights is, or else would be."""
+    places = [folder / Path(checkpoint).expanduser() for folder in (Path(), *data_folders())]
+    return next((place for place in places if place.is_file()), places[0])
+
+
+def mistakes(model: str, weights: str | None = None, checkpoint: str | Path | None = None) -> Iterator[str]:
     """What is wrong with a text that is to stand for a network, as far as it shows without making it."""
     kind, _, name = model.partition(":")
     if kind == "torchvision":
@@ -120,8 +157,6 @@ def mistakes(model: str, weights: str | None = None, checkpoint: str | None = No
         yield f"model: {model} holds its own weights; leave out {'weights' if weights is not None else 'checkpoint'}"
     if kind in ("torchvision", "timm") and checkpoint is not None and weights is not None:
         yield "weights: give weights or checkpoint, not both"
-    if checkpoint is not None and not Path(checkpoint).is_file():
-        yield f"checkpoint: there is no file {checkpoint}"
 
 
 def preprocessing(model: Any, network: nn.Module, weights: str | None) -> dict[str, Any]:
@@ -171,24 +206,26 @@ def preprocessing(model: Any, network: nn.Module, weights: str | None) -> dict[s
 
 
 def _torchvision(name: str, weights: str | None, state: Mapping[str, Tensor] | None, download: bool) -> nn.Module:
-    from torchvision.models import get_model, get_model_weights
+    from torchvision.models import get_model
 
     if state is not None:
         return _with_state(lambda **classes: get_model(name, weights=None, **classes), state, f"torchvision:{name}")
     if weights in RANDOM:
         return get_model(name, weights=None)
-    found = get_model_weights(name)[str(weights)]
-    path = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(found.url)
+    found, path = _torchvision_file(name, str(weights))
     if not path.is_file():
-        if not download:
-            raise ValueError(
-                f"weights: {found} of torchvision:{name} are not on this machine: expected {path}, which is "
-                f"{found.url}; put it there, or give download: true"
-            )
         path.parent.mkdir(parents=True, exist_ok=True)
         _fetched(found, lambda: torch.hub.download_url_to_file(found.url, str(path), _prefix(path), progress=False))
     _state(path)  # refuses what is no state dict before torchvision unpickles it
     return get_model(name, weights=found)
+
+
+def _torchvision_file(name: str, weights: str) -> tuple[Any, Path]:
+    """Weights of torchvision, and the file that they are kept in."""
+    from torchvision.models import get_model_weights
+
+    found: Any = get_model_weights(name)[weights]
+    return found, Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(found.url)
 
 
 def _prefix(path: Path) -> str | None:
@@ -204,18 +241,20 @@ def _timm(name: str, weights: str | None, state: Mapping[str, Tensor] | None, do
         return _with_state(lambda **classes: timm.create_model(name, **classes), state, f"timm:{name}")
     if weights in RANDOM:
         return timm.create_model(name)
-    full = name if weights == "DEFAULT" else f"{name.partition('.')[0]}.{weights}"
-    config = timm.models.get_pretrained_cfg(full)
-    found, place = _timm_file(config)
-    if found is None and not download:
-        raise ValueError(
-            f"weights: those of timm:{full} are not on this machine: expected {place}; put them there, or give "
-            "download: true"
-        )
+    full, config = _timm_config(name, str(weights))
+    found, _ = _timm_file(config)
     if found is None:
         return _fetched(full, lambda: timm.create_model(full, pretrained=True))
     overlay = {"file": str(found), **({} if found.suffix == ".npz" else {"custom_load": False})}
     return timm.create_model(full, pretrained=True, pretrained_cfg_overlay=overlay)
+
+
+def _timm_config(name: str, weights: str) -> tuple[str, Any]:
+    """The whole name of timm's weights, and what timm knows of them."""
+    import timm
+
+    full = name if weights == "DEFAULT" else f"{name.partition('.')[0]}.{weights}"
+    return full, timm.models.get_pretrained_cfg(full)
 
 
 def _timm_file(config: Any) -> tuple[Path | None, str]:
@@ -280,6 +319,8 @@ def _with_state(make: Callable[..., nn.Module], state: Mapping[str, Tensor], nam
     """A model of as many classes as a state dict has, filled with it."""
     with torch.device("meta"):
         ours = make().state_dict()
+    if all(key.startswith("model.") for key in state) and not any(key.startswith("model.") for key in ours):
+        state = {key.removeprefix("model."): value for key, value in state.items()}
     heads = {len(state[key]) for key in ours.keys() & state.keys() if ours[key].shape != state[key].shape}
     try:
         model = make(num_classes=heads.pop()) if len(heads) == 1 else make()
