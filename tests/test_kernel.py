@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -12,30 +13,33 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from iin.adam import FlatAdam
 from iin.config import Training
-from iin.flows import Coupling, vector_flow
+from iin.flows import ActNorm, Coupling, Shuffle, conditional_flow, vector_flow
 from iin.flows.kernel import active, affine, block, by_hand, lend, scale_shift, take
+from iin.flows.layers import VectorFlow
 from iin.losses import nll
+from iin.models import DenseEmbedder
 from iin.train import make_optimizers
 
 
-def parts(dim: int = 6, hidden: int = 4, depth: int = 1, seed: int = 0) -> tuple[list[Tensor], list[Tensor]]:
-    torch.manual_seed(seed)
-    block = Coupling(dim, hidden, depth).double()
+def parts(dim: int = 6, hidden: int = 4, depth: int = 1, context: int = 0) -> tuple[list[Tensor], list[Tensor]]:
+    torch.manual_seed(0)
+    block = Coupling(dim, hidden, depth, context=context).double()
     return list(block.weights), list(block.biases)
 
 
 @pytest.mark.parametrize("depth", [0, 1, 2])
 @pytest.mark.parametrize("batch", [1, 5])
-def test_gradients_of_the_coupling_to_every_order_that_is_asked_for(depth: int, batch: int) -> None:
-    weights, biases = parts(depth=depth)
-    kept, moved = (torch.randn(batch, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+@pytest.mark.parametrize("context", [0, 2])
+def test_gradients_of_the_coupling_to_every_order_that_is_asked_for(depth: int, batch: int, context: int) -> None:
+    weights, biases = parts(depth=depth, context=context)
+    seen, moved = (torch.randn(batch, size, dtype=torch.float64, requires_grad=True) for size in (3 + context, 3))
     count = len(weights)
 
     def run(*given: Tensor) -> tuple[Tensor, Tensor]:
         return affine(given[0], given[1], given[2 : 2 + count], given[2 + count :])
 
-    assert gradcheck(run, (kept, moved, *weights, *biases))
-    assert gradgradcheck(run, (kept, moved, *weights, *biases))
+    assert gradcheck(run, (seen, moved, *weights, *biases))
+    assert gradgradcheck(run, (seen, moved, *weights, *biases))
 
 
 def test_the_coupling_by_hand_is_the_coupling() -> None:
@@ -270,20 +274,22 @@ def test_a_state_of_before_the_first_step(copies: tuple[nn.Module, nn.Module]) -
 
 
 @pytest.mark.parametrize("depth", [0, 1])
-def test_gradients_of_a_block_to_every_order_that_is_asked_for(depth: int) -> None:
+@pytest.mark.parametrize("size", [0, 2])
+def test_gradients_of_a_block_to_every_order_that_is_asked_for(depth: int, size: int) -> None:
     torch.manual_seed(0)
-    chain = vector_flow(6, 1, 4, depth).double()
-    _, first, second, shuffle = chain
+    first, second = (Coupling(6, 4, depth, flip=flip, context=size).double() for flip in (False, True))
+    shuffle = Shuffle(6)
     loc, scale = (torch.rand(6, dtype=torch.float64).sub_(1.5).requires_grad_() for _ in range(2))
     of_first, of_second = ([*coupling.weights, *coupling.biases] for coupling in (first, second))
     x = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+    context = [torch.randn(4, size, dtype=torch.float64, requires_grad=True)] if size else []
 
     def run(*given: Tensor) -> tuple[Tensor, Tensor]:
-        middle = 3 + len(of_first)
-        return block(*given[:3], shuffle.order, given[3:middle], given[middle:])
+        middle, end = 3 + len(of_first), 3 + len(of_first) + len(of_second)
+        return block(*given[:3], shuffle.order, given[3:middle], given[middle:end], *given[end:])
 
-    assert gradcheck(run, (x, loc, scale, *of_first, *of_second))
-    assert gradgradcheck(run, (x, loc, scale, *of_first, *of_second))
+    assert gradcheck(run, (x, loc, scale, *of_first, *of_second, *context))
+    assert gradgradcheck(run, (x, loc, scale, *of_first, *of_second, *context))
 
 
 def test_a_block_by_hand_is_the_block(flow: nn.Module) -> None:
@@ -294,6 +300,38 @@ def test_a_block_by_hand_is_the_block(flow: nn.Module) -> None:
     torch.testing.assert_close(z, expected)
     torch.testing.assert_close(logdet, expected_logdet)
     assert "_Block" in str(z.grad_fn) and "_Block" not in str(expected.grad_fn)
+
+
+@pytest.mark.parametrize("activation", ["none", "lrelu"])
+@pytest.mark.parametrize("conditioning", ["none", "sequential"])
+def test_a_conditional_flow_by_hand_is_the_flow(conditioning: str, activation: str) -> None:
+    torch.manual_seed(1)
+    flow: Any = conditional_flow(8, DenseEmbedder(5, 8), 3, 16, 1, conditioning, activation)  # type: ignore[arg-type]
+    flow(torch.randn(32, 8), torch.randn(32, 5))
+    x, context = torch.randn(5, 8), torch.randn(5, 5, requires_grad=True)
+    found = []
+    for hand in (False, True):
+        with by_hand(hand):
+            z, logdet = flow(x, context)
+        assert ("_Block" in str(z.grad_fn)) == (hand and activation == "none")
+        found.append([z, logdet, *torch.autograd.grad(nll(z, logdet), [context, *flow.parameters()])])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_context_that_lacks_is_named_by_hand_too() -> None:
+    made = conditional_flow(8, DenseEmbedder(5, 8), 1, 16, 1)
+    with by_hand(), pytest.raises(ValueError, match=r"needs a context of shape \[3, 8\]"):
+        made.blocks[0](torch.randn(3, 8))
+
+
+def test_couplings_of_unlike_contexts_are_called_one_by_one() -> None:
+    norm, shuffle = ActNorm(8), Shuffle(8)
+    made = VectorFlow([norm, Coupling(8, 16, 1), Coupling(8, 16, 1, flip=True, context=3), shuffle]).eval()
+    x, context = torch.randn(5, 8), torch.randn(5, 3)
+    expected = made(x, context)
+    with by_hand():
+        torch.testing.assert_close(made(x, context), expected)
 
 
 def test_blocks_that_something_hangs_on_are_called(flow: nn.Module) -> None:

@@ -15,7 +15,10 @@ from iin.flows import ConditionalFlow
 from iin.flows import conditional_flow as build
 from iin.models import ConvEmbedder, DenseEmbedder
 
-__all__ = ["conditional_flow", "told_by_weights"]
+__all__ = ["completed", "conditional_flow"]
+
+CONFIGURATION = "configuration of a conditional flow"
+"""What errors call it."""
 
 SIZES = (
     "in_channels",
@@ -77,7 +80,7 @@ def conditional_flow(
                 published_logdet=published_logdet,
             )
     except ValueError as error:
-        raise CompatError(f"configuration of a conditional flow: {error}") from error
+        raise CompatError(f"{CONFIGURATION}: {error}") from error
     for k in range(told["n_flows"]):
         norm, *others = (f"blocks.{k}.blocks.{part}" for part in range(len(made.blocks[k])))  # type: ignore[arg-type]
         theirs = [f"flow.sub_layers.{k}.{part}" for part in ("norm_layer", "coupling", "shuffle")]
@@ -89,11 +92,27 @@ def conditional_flow(
     return made.eval()
 
 
-def told_by_weights(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the weights tell of a configuration: all but ``activation`` and, for maps, their size.
+def completed(state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A configuration of the original, of which the weights tell all but the activation and the size of maps.
 
-    What is no conditional flow at all tells nothing that would fit it.
+    Args:
+        state_dict: of the flow.
+        config: what is known of it, as `conditional_flow` takes it; it counts where the weights tell otherwise.
+
+    Raises:
+        CompatError: what the weights do not tell is not known.
     """
+    told = _told(state_dict) | dict(_section(config or {}))
+    if missing := [name for name in ("activation", "conditioning_spatial_size") if name not in told]:
+        raise CompatError(
+            f"a conditional flow, whose weights do not tell {' and '.join(missing)}: give its configuration, as in "
+            f"iin.compat.load(path, config={{{', '.join(f'{name!r}: ...' for name in missing)}}})"
+        )
+    return told
+
+
+def _told(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What weights tell of the configuration; those of something else tell nothing that would fit them."""
     source = Source(state_dict, "conditional flow")
     hidden, wide = source.shape("flow.sub_layers.0.coupling.s.0.main.0.weight", 2)
     dim = source.shape("flow.sub_layers.0.norm_layer.loc", 4)[1]
@@ -127,12 +146,7 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         CompatError: it is none.
     """
-    words = "configuration of a conditional flow"
-    section = config.get("Transformer", config) if isinstance(config, Mapping) else config
-    if not isinstance(section, Mapping):
-        raise CompatError(
-            f"{words}: expected names and values, as the original has below Transformer, found {section!r}"
-        )
+    words, section = CONFIGURATION, _section(config)
     if missing := [name for name in (*SIZES, "conditioning_option") if section.get(name) is None]:
         raise CompatError(f"{words}: missing: {listed(missing)}")
     if unknown := [str(name) for name in section if name not in (*SIZES, *DEFAULTS, "conditioning_option")]:
@@ -164,6 +178,15 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
     if wrong:
         raise CompatError(f"{words}: {listed(wrong)}")
     return told
+
+
+def _section(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    section = config.get("Transformer", config) if isinstance(config, Mapping) else config
+    if not isinstance(section, Mapping):
+        raise CompatError(
+            f"{CONFIGURATION}: expected names and values, as the original has below Transformer, found {section!r}"
+        )
+    return section
 
 
 def _embedder(told: Mapping[str, Any]) -> nn.Module:

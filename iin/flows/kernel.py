@@ -85,7 +85,13 @@ def affine(seen: Tensor, moved: Tensor, weights: Sequence[Tensor], biases: Seque
 
 
 def block(
-    x: Tensor, loc: Tensor, scale: Tensor, order: Tensor, first: Sequence[Tensor], second: Sequence[Tensor]
+    x: Tensor,
+    loc: Tensor,
+    scale: Tensor,
+    order: Tensor,
+    first: Sequence[Tensor],
+    second: Sequence[Tensor],
+    context: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A block of the published flow: ActNorm, a coupling of each half, and a permutation.
 
@@ -95,11 +101,12 @@ def block(
         order: the permutation ``[D]`` int64.
         first: weights of the coupling that moves the second half, then its biases; see `scale_shift`.
         second: those of the coupling that moves the first half.
+        context: ``[B, C]``, which the networks of both see beside the half that stays, or None.
 
     Returns:
         z ``[B, D]`` and log|det dz/dx| ``[B]``.
     """
-    return _Block.apply(order, x, loc, scale, *first, *second)
+    return _Block.apply(order, context, x, loc, scale, *first, *second)
 
 
 class _Coupling:
@@ -193,37 +200,61 @@ class _Affine(Function):
         return of_seen, of_moved, *found
 
 
+def _beside(kept: Tensor, context: Tensor | None) -> Tensor:
+    """What the networks of a coupling see."""
+    return kept if context is None else torch.cat([kept, context], 1)
+
+
 class _Block(Function):
     @staticmethod
     def forward(
-        ctx: Any, order: Tensor, x: Tensor, loc: Tensor, scale: Tensor, *parameters: Tensor
+        ctx: Any,
+        order: Tensor,
+        context: Tensor | None,
+        x: Tensor,
+        loc: Tensor,
+        scale: Tensor,
+        *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:
         half = len(parameters) // 2
         shifted = x + loc
         a, b = (shifted * scale).chunk(2, 1)
-        new_b, saved = _Coupling(parameters[:half]).forward(a, b)
-        new_a, more = _Coupling(parameters[half:]).forward(new_b, a)
-        ctx.save_for_backward(order, x, loc, scale, *parameters, shifted, a, b, *saved, *more)
+        new_b, saved = _Coupling(parameters[:half]).forward(_beside(a, context), b)
+        new_a, more = _Coupling(parameters[half:]).forward(_beside(new_b, context), a)
+        ctx.save_for_backward(order, context, x, loc, scale, *parameters, shifted, a, b, *saved, *more)
         ctx.parameters = parameters
         logdet = (saved[0] + more[0]).sum(1) + scale.abs().log().sum()
         return torch.cat([new_a, new_b], 1).index_select(1, order), logdet
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, of_logdet: Tensor) -> tuple[Tensor | None, ...]:
-        order, x, loc, scale, *rest = ctx.saved_tensors
+        order, context, x, loc, scale, *rest = ctx.saved_tensors
         parameters, (shifted, a, b, *saved) = rest[: len(ctx.parameters)], rest[len(ctx.parameters) :]
         half = len(parameters) // 2
         if torch.is_grad_enabled():  # to be differentiated once more
             a, b = (scale * (x + loc)).chunk(2, 1)
-            b, one = _affine(a, b, parameters[:half])
-            a, two = _affine(b, a, parameters[half:])
+            b, one = _affine(_beside(a, context), b, parameters[:half])
+            a, two = _affine(_beside(b, context), a, parameters[half:])
             outputs = torch.cat([a, b], 1).index_select(1, order), one + two + scale.abs().log().sum()
-            return None, *_recorded(outputs, (x, loc, scale, *parameters), (gradient, of_logdet))
+            given = (x, loc, scale, *parameters)
+            if context is None:
+                return None, None, *_recorded(outputs, given, (gradient, of_logdet))
+            return None, *_recorded(outputs, (context, *given), (gradient, of_logdet))
         column, middle = of_logdet[:, None], len(saved) // 2
         of_a, of_b = torch.empty_like(gradient).index_copy_(1, order, gradient).chunk(2, 1)
-        of_kept, of_a, seconds = _Coupling(ctx.parameters[half:]).backward(a, saved[middle:], of_a, column)
-        of_kept, of_b, firsts = _Coupling(ctx.parameters[:half]).backward(b, saved[:middle], of_b + of_kept, column)
+        of_seen, of_a, seconds = _Coupling(ctx.parameters[half:]).backward(a, saved[middle:], of_a, column)
+        of_kept, of_context = _apart(of_seen, b)
+        of_seen, of_b, firsts = _Coupling(ctx.parameters[:half]).backward(b, saved[:middle], of_b + of_kept, column)
+        of_kept, more = _apart(of_seen, a)
+        if of_context is not None and more is not None:
+            of_context = of_context + more
         scaled = torch.cat([of_a + of_kept, of_b], 1)
         of_scale = (scaled * shifted).sum(0) + of_logdet.sum() / scale
         of_x = scaled * scale
-        return None, of_x, of_x.sum(0), of_scale, *firsts, *seconds
+        return None, of_context, of_x, of_x.sum(0), of_scale, *firsts, *seconds
+
+
+def _apart(seen: Tensor, kept: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Undo `_beside`, for gradients: of the half that stays, and of the context, if there is any."""
+    half, size = kept.shape[1], seen.shape[1]
+    return (seen, None) if size == half else (seen[:, :half], seen[:, half:])

@@ -222,11 +222,13 @@ class VectorFlow(Chain):
         if not kernel.active() or hung or not _published(layers):
             return super()._through(x, context)
         check_vectors(x, layers[0].dim, "ActNorm")
+        size = layers[1].context
+        context = check_context(context, len(x), size, "Coupling") if size else None
         total = x.new_zeros(len(x))
         for norm, first, second, shuffle in zip(*[iter(layers)] * 4, strict=True):
             norm.prepare(x)
-            halves = ([*coupling.weights, *coupling.biases] for coupling in (first, second))
-            x, logdet = kernel.block(x, norm.loc, norm.scale, shuffle.order, *halves)
+            one, two = ([*coupling.weights, *coupling.biases] for coupling in (first, second))
+            x, logdet = kernel.block(x, norm.loc, norm.scale, shuffle.order, one, two, context)
             total = total + logdet
         return x, total
 
@@ -235,7 +237,8 @@ def _published(layers: list[Any]) -> bool:
     """Whether layers are those of `VectorFlow`, and nothing derived from them."""
     kinds = [ActNorm, Coupling, Coupling, Shuffle]
     alike = [type(layer) for layer in layers] == kinds * (len(layers) // 4)
-    alike = alike and not any(layer.context for layer in layers if type(layer) is Coupling)
+    if len({layer.context for layer in layers if type(layer) is Coupling}) != 1:
+        return False
     return alike and all(layer.flip == (k % 4 == 2) for k, layer in enumerate(layers) if type(layer) is Coupling)
 
 
