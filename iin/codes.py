@@ -1,15 +1,17 @@
-"""The answers of a frozen first stage, computed once for all images that stay the same.
+"""The answers of frozen networks, computed once for all images that stay the same.
 
-A flow over a frozen network sees an image only through that network's posterior. Where the images of a data set do not
-change from visit to visit, its mean and deviation are computed once, before training, and kept in memory or on disk;
-only the posterior's noise is drawn anew at each step. Training then is the same, step for step, as without: the same
-partners, the same noise, and on a CPU the same bits (on a GPU, as far as its kernels repeat themselves).
+A flow over a frozen network sees an image only through that network's posterior, and a conditional one through the
+representation in another frozen network besides. Where the images of a data set do not change from visit to visit, mean
+and deviation of the posterior, and the representation, are computed once, before training, and kept in memory or on
+disk; only the posterior's noise is drawn anew at each step. Training then is the same, step for step, as without: the
+same partners, the same noise, and on a CPU the same bits (on a GPU, as far as its kernels repeat themselves).
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -120,18 +122,19 @@ def encode(
         check: see `instead`.
 
     Yields:
-        Mean and deviation of the next images, on the CPU: ``[n, 2, D]`` float32.
+        Mean and deviation of the next images, on the CPU: ``[n, 2, D]`` float32; with a representation, rows of both
+        and of it ``[n, 2 * D + ...]``.
     """
     size = min(size, len(rows))
     for start, stop in in_pieces(len(rows), size, "Codes", check=check):
         # The last piece is filled up with the images before it, so that it has the size of the others.
         asked = rows[max(0, stop - size) : stop]
-        yield _answers(system, data, asked, precision)[-(stop - start) :]
+        yield _rows(*_answers(system, data, asked, precision))[-(stop - start) :]
 
 
 @torch.no_grad()
-def _answers(system: Any, data: Any, rows: Sequence[int], precision: str) -> Tensor:
-    """Mean and deviation of some images ``[B, 2, D]``, on the CPU.
+def _answers(system: Any, data: Any, rows: Sequence[int], precision: str) -> tuple[Tensor, Tensor | None]:
+    """Mean and deviation of some images ``[B, 2, D]``, and their representation, if any; on the CPU.
 
     Raises:
         _Unfit: they are no such distribution, or not finite.
@@ -142,6 +145,7 @@ def _answers(system: Any, data: Any, rows: Sequence[int], precision: str) -> Ten
     try:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             answer = system.eval().posterior(image)
+            context = system.represent(image) if hasattr(system, "represent") else None
     finally:
         system.train(training)
     if not isinstance(answer, Gaussian) or type(answer).sample is not Gaussian.sample:
@@ -149,7 +153,17 @@ def _answers(system: Any, data: Any, rows: Sequence[int], precision: str) -> Ten
     values = torch.stack([answer.mean, answer.std], 1).float().cpu()
     if not torch.isfinite(values).all():
         raise _Unfit("the first stage's answers are not finite", worth_a_word=True)
-    return values
+    if context is None:
+        return values, None
+    context = context.float().cpu()
+    if not torch.isfinite(context).all():
+        raise _Unfit("the representation is not finite", worth_a_word=True)
+    return values, context
+
+
+def _rows(values: Tensor, context: Tensor | None) -> Tensor:
+    """Both in one tensor, as they are kept."""
+    return values if context is None else torch.cat([values.flatten(1), context.flatten(1)], 1)
 
 
 # --- whether it can be ------------------------------------------------------------------------------------------------
@@ -174,7 +188,8 @@ def _takes_codes(system: Any) -> bool:
     """Whether what computes the objectives says of itself, and not of what it inherits, that it takes codes."""
     if not (hasattr(system, "first_stage") and hasattr(system, "dim")):
         return False
-    for name in ("objectives", "noisy_code", "posterior"):
+    asked = ("objectives", "noisy_code", "posterior", *(["represent"] if hasattr(system, "represent") else []))
+    for name in asked:
         owner = next((kind for kind in type(system).__mro__ if name in vars(kind)), object)
         if not vars(owner).get("takes_codes", False):
             return False
@@ -196,16 +211,26 @@ def _visits(data: Any, settings: Training, step: int) -> int:
 
 
 class _Answered:
-    """What is kept, indexed by rows."""
+    """What is kept, indexed by rows.
 
-    def __init__(self, values: Any) -> None:
-        self.values = values
+    Args:
+        values: see `encode`.
+        dim: size of a code.
+        context: shape of a representation, where there is one.
+    """
+
+    def __init__(self, values: Any, dim: int, context: tuple[int, ...] | None) -> None:
+        self.values, self.dim, self.context = values, dim, context
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __getitem__(self, rows: Tensor) -> Codes:
-        return Codes(self.values[rows])
+        found = self.values[rows]
+        if self.context is None:
+            return Codes(found)
+        codes, context = found.split([2 * self.dim, found.shape[1] - 2 * self.dim], 1)
+        return Codes(codes.unflatten(1, (2, self.dim)), context.unflatten(1, self.context))
 
 
 class _Kept:
@@ -219,15 +244,16 @@ class _Kept:
     def __init__(self, system: Any, data: Any, settings: Training, size: int, check: Callable[[], None] | None) -> None:
         self.system, self.data, self.mode, self.check = system, data, settings.cache, check
         self.size, self.precision = size, settings.precision
-        self.shape = (len(data), 2, system.dim)
-        self.bytes = 4 * len(data) * 2 * system.dim
-        self.what = f"{len(data):,} posteriors of {system.dim} numbers, {shown(self.bytes)}"
+        self.context: tuple[int, ...] | None = None
+        self.shape: tuple[int, ...] = (len(data), 2, system.dim)
         fingerprint = getattr(data, "fingerprint", None)
         self.about = {
             "data": fingerprint,
             "first stage": _digest(system.first_stage),
             "precision": self.precision,
         }
+        if (representation := getattr(system, "representation", None)) is not None:
+            self.about["representation"] = _digest(representation)
         key = hashlib.sha256(repr(sorted(self.about.items())).encode()).hexdigest()[:32]
         self.path: Path | None = cache_folder() / "codes" / f"{key}.codes" if fingerprint else None
 
@@ -237,11 +263,16 @@ class _Kept:
         Raises:
             _Unfit: the data or the first stage do not keep their word, or there is no room.
         """
-        sample, kind = self._sample(), type(self.data).__name__
-        if tuple(sample.shape[1:]) != self.shape[1:]:
-            raise _Unfit(f"codes have {sample.shape[-1]} numbers, but the flow works on {self.shape[-1]}")
+        kind, dim = type(self.data).__name__, self.system.dim
+        codes, context = self._sample()
+        if tuple(codes.shape[1:]) != (2, dim):
+            raise _Unfit(f"codes have {codes.shape[-1]} numbers, but the flow works on {dim}")
+        sample = _rows(codes, context)
+        if context is not None:
+            self.context = tuple(context.shape[1:])
+            self.shape = (len(self.data), *sample.shape[1:])
         try:
-            trial = self.data.answering(_Answered(torch.zeros(1, *self.shape[1:]).expand(self.shape)))
+            trial = self.data.answering(self._answered(torch.zeros(1, *self.shape[1:]).expand(self.shape)))
             answer = trial[Visit(self._rows(), 1)]
         except Exception as error:  # whatever comes of counting on codes as if they were images
             raise _Unfit(f"{kind} needs its images ({type(error).__name__}: {error})") from error
@@ -249,13 +280,28 @@ class _Kept:
             raise _Unfit(f"{kind}.answering does not answer what is stored")
         # On disk, the first of several processes makes the file, and the others find it.
         values = leading(lambda: self._values(sample)) if self.mode == "disk" else self._values(sample)
-        return self.data.answering(_Answered(values))
+        return self.data.answering(self._answered(values))
+
+    @property
+    def bytes(self) -> int:
+        return 4 * math.prod(self.shape)
+
+    @property
+    def what(self) -> str:
+        """What is kept, and how much room it takes."""
+        made = f"{len(self.data):,} posteriors of {self.system.dim} numbers"
+        if self.context is not None:
+            made += f" and representations of {'x'.join(map(str, self.context))}"
+        return f"{made}, {shown(self.bytes)}"
+
+    def _answered(self, values: Any) -> _Answered:
+        return _Answered(values, self.system.dim, self.context)
 
     def _rows(self) -> list[int]:
         return list(range(0, len(self.data), max(1, len(self.data) // LOOKED_AT)))[:LOOKED_AT]
 
-    def _sample(self) -> Tensor:
-        """Codes of a few images, which are looked at twice: ``[n, 2, D]``."""
+    def _sample(self) -> tuple[Tensor, Tensor | None]:
+        """Codes of a few images, which are looked at twice ``[n, 2, D]``, and representations."""
         rows = self._rows()
         seen = [self.data[Visit(rows, seed)].image for seed in (1, 2)]
         seen.append(self.data.pixels(torch.tensor(rows), Draws(rows)))
@@ -263,8 +309,9 @@ class _Kept:
             kind = type(self.data).__name__
             raise _Unfit(f"images of {kind} change, though it says that they are fixed", worth_a_word=True)
         first, second = (_answers(self.system, self.data, rows, self.precision) for _ in range(2))
-        if not _close(first, second):
-            raise _Unfit("the first stage answers otherwise each time", worth_a_word=True)
+        for one, other, what in zip(first, second, ("first stage", "representation"), strict=True):
+            if one is not None and other is not None and not _close(one, other):
+                raise _Unfit(f"the {what} answers otherwise each time", worth_a_word=True)
         return first
 
     def _values(self, sample: Tensor) -> Any:

@@ -44,8 +44,8 @@ class Picture(NamedTuple):
     """Likewise, of columns."""
 
 
-def built_on(source: str, *images: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Make a method of images from what it does with another method's answers for them.
+def built_on(source: str | tuple[str, ...], *images: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make a method of images from what it does with other methods' answers for them.
 
     ::
 
@@ -58,24 +58,26 @@ def built_on(source: str, *images: str) -> Callable[[Callable[..., Any]], Callab
     whatever else its metrics want that stands on it.
 
     Args:
-        source: name of the other method, ``source(image)``.
-        images: names of the images, in whose places the first arguments stand; default: ``image``.
+        source: name of the other method, ``source(image)``; or names of several, each of whose answers is an argument.
+        images: names of the images, in whose places the first arguments stand; default: ``image``. Of several images
+            the arguments are the answers of the first source for each, then those of the next.
     """
     names = images or ("image",)
+    sources = (source,) if isinstance(source, str) else source
 
     def mark(step: Callable[..., Any]) -> Callable[..., Any]:
         given = list(inspect.signature(step).parameters.values())
-        stands_for = zip(names, given[1 : len(names) + 1], strict=True)
-        shown = [parameter.replace(name=name, annotation="Tensor") for name, parameter in stands_for]
-        signature = inspect.signature(step).replace(parameters=[given[0], *shown, *given[len(names) + 1 :]])
+        replaced = 1 + len(names) * len(sources)
+        shown = [given[1 + k].replace(name=name, annotation="Tensor") for k, name in enumerate(names)]
+        signature = inspect.signature(step).replace(parameters=[given[0], *shown, *given[replaced:]])
 
         @functools.wraps(step)
         def method(self: Any, *arguments: Any, **named: Any) -> Any:
             bound = signature.bind(self, *arguments, **named)
-            answers = [getattr(self, source)(bound.arguments[name]) for name in names]
+            answers = [getattr(self, source)(bound.arguments[name]) for source in sources for name in names]
             return step(self, *answers, *bound.args[len(names) + 1 :], **bound.kwargs)
 
-        method.built_on, method.step = source, step  # type: ignore[attr-defined]
+        method.built_on, method.step = sources, step  # type: ignore[attr-defined]
         method.__signature__ = signature  # type: ignore[attr-defined]
         return method
 

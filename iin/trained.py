@@ -54,9 +54,56 @@ class Trained:
         return self._ask("encode")(self._moved(images))
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Images ``[B, C, H, W]`` in [-1, 1] of latents ``[B, D]``."""
-        return self._ask("decode")(self._moved(latents))
+    def decode(self, latents: Tensor, images: Tensor | None = None) -> Tensor:
+        """Images ``[B, C, H, W]`` in [-1, 1] of latents ``[B, D]``.
+
+        Args:
+            latents: what `encode` answers, or anything near it.
+            images: for a conditional flow, those whose representation the result shall have ``[B, C, H, W]``.
+        """
+        if images is None:
+            return self._ask("decode")(self._moved(latents))
+        return self._ask("decode")(self._moved(latents), self.represent(images))
+
+    @torch.no_grad()
+    def represent(self, images: Tensor) -> Tensor:
+        """What the layer under a conditional flow makes of images: ``[B, C]`` or ``[B, C, H, W]``.
+
+        Raises:
+            ValueError: the flow is not conditional.
+        """
+        found = self._ask("represent")(self._moved(images))
+        if found is None:
+            raise ValueError(f"this {type(self.system).__name__} has no representation: its flow is not conditional")
+        return found
+
+    @torch.no_grad()
+    def resample(self, images: Tensor, n: int = 8, seed: int = 0) -> Tensor:
+        """Images that a layer cannot tell from those given: the same representation, all else drawn anew.
+
+        Args:
+            images: ``[B, C, H, W]`` in [-1, 1].
+            n: how many of each.
+            seed: of the draws, which are the same for each image; torch's generator is left untouched.
+
+        Returns:
+            ``[B, n, C, H, W]``.
+
+        Raises:
+            ValueError: the flow is not conditional.
+        """
+        context = self.represent(images)
+        return self._ask("generate")(context, self._ask("latents")(n, torch.Generator().manual_seed(mix(seed))))
+
+    @torch.no_grad()
+    def recombine(self, images: Tensor, others: Tensor) -> Tensor:
+        """What a layer does not know of images, with what it knows of others ``[B, C, H, W]``.
+
+        Raises:
+            ValueError: the flow is not conditional, or there is not another image for each.
+        """
+        _alike(images, others)
+        return self.decode(self.encode(images), others)
 
     @torch.no_grad()
     def swap(self, images: Tensor, others: Tensor, factors: Sequence[int | str] | int | str = (0,)) -> Tensor:

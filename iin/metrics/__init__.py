@@ -19,9 +19,11 @@ from iin.metrics.accuracy import Accuracy
 from iin.metrics.dims import FactorDims, factor_dims, factor_scores, paper_scores
 from iin.metrics.fid import FID
 from iin.metrics.frechet import frechet_distance, frechet_distance_of_few
+from iin.metrics.invariances import Invariances, Normality, share_left_free
 from iin.metrics.kid import KernelDistance, kernel_distance
 from iin.metrics.likelihood import NLL, Inversion
 from iin.metrics.reconstruction import Reconstruction
+from iin.metrics.sensitivity import Sensitivity
 from iin.metrics.statistics import Statistics, Summary
 from iin.metrics.swaps import FactorSwaps
 
@@ -31,9 +33,12 @@ __all__ = [
     "Accuracy",
     "FactorDims",
     "FactorSwaps",
+    "Invariances",
     "Inversion",
     "KernelDistance",
+    "Normality",
     "Reconstruction",
+    "Sensitivity",
     "Statistics",
     "Summary",
     "factor_dims",
@@ -42,4 +47,5 @@ __all__ = [
     "frechet_distance_of_few",
     "kernel_distance",
     "paper_scores",
+    "share_left_free",
 ]

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from iin.metrics.memo import kept, made, sampled
 from iin.metrics.shares import gathered, largest, placed, share, summed, whole
@@ -32,6 +32,7 @@ __all__ = [
     "made",
     "method",
     "placed",
+    "represented",
     "sampled",
     "share",
     "summed",
@@ -62,6 +63,21 @@ def method(system: nn.Module, name: str, metric: str, *, decoder: bool = False) 
     if decoder and not decodes(system):
         raise ValueError(f"{metric} needs images, but this {type(system).__name__} has no decoder; leave it out")
     return found
+
+
+def represented(system: nn.Module, batch: Any, count: int | None = None) -> tuple[Tensor, ...]:
+    """What a conditional flow wants beside codes: ``flow(x, *represented(system, batch))``.
+
+    Args:
+        system: whose flow.
+        batch: of whose images.
+        count: of the first so many.
+
+    Returns:
+        The representations ``[B, ...]``; nothing for a flow that is not conditional.
+    """
+    context = made(system, batch, "represent") if getattr(system, "conditional", False) else None
+    return () if context is None else (context[:count],)
 
 
 def factor_names(batches: Iterable[Any], metric: str) -> tuple[str, ...]:

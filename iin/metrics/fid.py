@@ -122,6 +122,8 @@ class FID:
             return {}
         path = None if self._given else self._cache_path(batches, _device(system))
         real = self._given or _known(batches, path)
+        # A sample of a conditional flow belongs to a test image, whose representation it has.
+        resample = sample and bool(getattr(system, "conditional", False))
         found, reconstructions, samples = (_Found(self._keeps) for _ in range(3))
         if not real or reconstruct:
             for start, batch in placed(batches):
@@ -133,8 +135,11 @@ class FID:
                 if reconstruct:
                     image = made(system, batch, "reconstruct")[:count]
                     reconstructions.add(start, self._features_of(system, batch, "reconstruct", image))
+                if resample:
+                    image = made(system, batch, "resample")[:count]
+                    samples.add(start, self._features_of(system, batch, "resample", image))
         real = real or self._finished(found, batches, path)
-        if sample:
+        if sample and not resample:
             count = self.images if self._given else real.images or 0
             number, shares = share(batches)
             for index in range(number, -(-count // self.batch_size), shares):

@@ -11,7 +11,7 @@ import torch
 
 from iin.arguments import Count
 from iin.losses import nll
-from iin.metrics.contract import largest, made, method, placed, summed
+from iin.metrics.contract import largest, made, method, placed, represented, summed
 from iin.system import System
 
 __all__ = ["NLL", "Inversion"]
@@ -42,7 +42,7 @@ class NLL:
         total = per_dim = 0.0
         count = 0
         for batch in batches:
-            z, logdet = flow(made(system, batch, "noisy_code"))
+            z, logdet = flow(made(system, batch, "noisy_code"), *represented(system, batch))
             nats = nll(z.double(), logdet.double(), normalised=True).item() * len(z)  # mean over the batch: [] * B
             total += nats
             per_dim += nats / z.shape[1]
@@ -94,7 +94,8 @@ class Inversion:
                 break
             x = made(system, batch, "code")
             x = x if self.images is None else x[: self.images - start]
-            error = (x - flow.inverse(flow(x)[0])).abs().double().cpu()
+            context = represented(system, batch, len(x))
+            error = (x - flow.inverse(flow(x, *context)[0], *context)).abs().double().cpu()
             worst = torch.maximum(worst, error.max())  # unlike Python's max, NaN stays NaN
             sum_ += error.sum().item()
             count += error.numel()

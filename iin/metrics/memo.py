@@ -114,11 +114,11 @@ class Memo:
         method = getattr(self.system, what)
 
         def make() -> Any:
-            source = getattr(method, "built_on", None)
-            if source is None:
+            sources = getattr(method, "built_on", None)
+            if sources is None:
                 with self.seeded(what, of, number):
                     return method(*(getattr(batch, field) for field in of), *arguments)
-            answers = [self.answer(batch, source, (field,), ()) for field in of]
+            answers = [self.answer(batch, source, (field,), ()) for source in sources for field in of]
             with self.seeded(what, of, number):
                 return method.step(self.system, *answers, *arguments)
 

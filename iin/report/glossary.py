@@ -43,6 +43,10 @@ def section(name: str) -> str:
 
 
 SECTIONS = {
+    "invariances": "What the layer leaves free",
+    "agreement": "What the layer leaves free",
+    "similarity": "What the layer leaves free",
+    "sensitivity": "What the layer leaves free",
     "swaps": "Swaps",
     "accuracy": "Classification",
     "fid": "Image quality",
@@ -50,12 +54,86 @@ SECTIONS = {
     "kid": "Image quality",
     "reconstruction": "Reconstruction",
     "nll": "Likelihood",
+    "latent": "Likelihood",
     "inversion": "Inversion",
     "dims": "Factor dimensions",
 }
 """Heading by a figure's first part, in the order of a table."""
 
 _FIGURES = {
+    r"invariances/free": Figure(
+        "Left free",
+        "Share of the variance of the first stage's code that remains when the representation is given: what the layer "
+        "does not know.",
+        percent=True,
+        group="Variance of the code",
+    ),
+    r"invariances/fixed": Figure(
+        "Fixed",
+        "The rest: the share of the code's variance that the representation decides.",
+        percent=True,
+        group="Variance of the code",
+    ),
+    r"invariances/error": Figure(
+        "Left free, standard error", "Of the share that is left free, over test images.", percent=True
+    ),
+    r"invariances/difference": Figure(
+        "Samples from the reconstruction",
+        "Mean absolute difference between samples with an image's representation and the first stage's reconstruction "
+        "of it; values lie in [-1, 1]. Near 0 where the layer knows everything.",
+    ),
+    r"invariances/deviation": Figure(
+        "Deviation of samples",
+        "Standard deviation over samples with the same representation, mean over pixels; values lie in [-1, 1].",
+    ),
+    r"agreement/(\w+)": Figure(
+        "Prediction on {0}",
+        "How often the network predicts for {0} the class that it predicts for the image itself. Of reconstructions, "
+        "this is about the most that samples can reach.",
+        percent=True,
+        group="Agreement of predictions",
+    ),
+    r"similarity/samples_std": Figure(
+        "Similarity of samples, deviation", "Standard deviation of the cosine similarity over samples and images."
+    ),
+    r"similarity/others": Figure(
+        "Similarity of other images",
+        "Cosine similarity of the representations of two different test images: what is reached without any skill.",
+        group="Similarity of representations",
+    ),
+    r"similarity/(\w+)": Figure(
+        "Similarity of {0}",
+        "Cosine similarity of the representation of {0}, encoded anew, with that of the image. Higher is better.",
+        group="Similarity of representations",
+    ),
+    r"sensitivity/(.+)/changed": Figure(
+        "Prediction changes with {0}",
+        "How often the network predicts another class when the {0} is taken from another image.",
+        percent=True,
+        group="Predictions that change",
+    ),
+    r"sensitivity/(.+)": Figure(
+        "Sensitivity to {0}",
+        "How far the representation moves when the {0} is taken from another image, in units of the distance between "
+        "the representations of two images.",
+        group="Sensitivity of the representation",
+    ),
+    r"latent/mean": Figure(
+        "Latent, means",
+        "Root of the mean square of the latent's means over test images, which shall be 0.",
+        group="Latent, from the standard normal",
+    ),
+    r"latent/deviation": Figure(
+        "Latent, deviations",
+        "How far the standard deviations of the latent are from 1 (root of the mean square).",
+        group="Latent, from the standard normal",
+    ),
+    r"latent/kolmogorov": Figure(
+        "Latent, distributions",
+        "Mean distance between the distribution functions of the latent's units and the normal one "
+        "(Kolmogorov-Smirnov).",
+        group="Latent, from the standard normal",
+    ),
     r"swaps/(.+)/follows": Figure(
         "{0} follows",
         "With the {0} taken from another image, the result shows the other's {0}. Higher is better.",

@@ -1,4 +1,5 @@
-"""Flows over the code of a frozen first stage: one latent for all (LatentFlow), or one a concept (FactorFlow)."""
+"""Flows over the code of a frozen first stage: one latent for all, or for all that a layer of another network does not
+know (LatentFlow), or one a concept (FactorFlow)."""
 
 from __future__ import annotations
 
@@ -24,18 +25,27 @@ __all__ = ["FactorFlow", "LatentFlow"]
 class LatentFlow(System):
     """An unsupervised flow: makes the code of a first stage normal, so that it can be sampled.
 
-    The first stage is frozen: no gradient, always in eval mode.
+    With a representation the flow is conditional, ``z = t(x | representation)``: its latent is what the layer of
+    another network does not know of the image, its invariances. Keep the representation, draw the latent anew
+    (`generate`), and what changes in the images is what the layer cannot see.
+
+    The first stage is frozen: no gradient, always in eval mode; so is the network that represents.
 
     Args:
         first_stage: a trained network with ``encode(image)`` -> `Gaussian`; with ``decode(x)``, pictures too.
-        flow: bijection of its code ``[B, D]``.
+        flow: bijection of its code ``[B, D]``; with a representation, a conditional one.
+        representation: what the flow is conditioned on, such as `iin.models.Layer`: a network, image ->
+            ``[B, C]`` or ``[B, C, H, W]``.
 
     Raises:
-        ValueError: the first stage does not encode, or the sizes of code and flow differ, where both tell.
+        ValueError: the first stage does not encode, or the sizes of code and flow differ, where both tell; or the flow
+            is conditional without a representation, or the other way round.
 
     References:
         A Disentangling Invertible Interpretation Network for Explaining Latent Representations
-        (Esser, Rombach and Ommer, 2020), arXiv:2004.13166
+        (Esser, Rombach and Ommer, 2020), arXiv:2004.13166;
+        Making Sense of CNNs: Interpreting Deep Representations & Their Invariances with INNs
+        (Rombach, Esser and Ommer, 2020), arXiv:2008.01777, section 3
     """
 
     first_stage: Any
@@ -45,7 +55,10 @@ class LatentFlow(System):
     """Whether the objectives take `Codes` in the place of images. A class that overrides what they are computed from
     says so itself, or is given images."""
 
-    def __init__(self, first_stage: nn.Module, flow: InvertibleModule) -> None:
+    representation: Any
+    """Frozen, or None."""
+
+    def __init__(self, first_stage: nn.Module, flow: InvertibleModule, representation: nn.Module | None = None) -> None:
         super().__init__()
         if not callable(getattr(first_stage, "encode", None)):
             raise ValueError(
@@ -60,12 +73,31 @@ class LatentFlow(System):
         code = getattr(first_stage, "dim", self.dim)
         if code != self.dim:
             raise ValueError(f"flow works on {self.dim} dimensions, but the first stage's code has {code}")
+        takes = hasattr(flow, "embed")
+        if takes and representation is None:
+            raise ValueError(
+                f"flow: {type(flow).__name__} is conditional; give the system a representation, such as "
+                "iin.models.Layer, or take iin.flows.vector_flow"
+            )
+        if representation is not None and not takes:
+            raise ValueError(
+                f"flow: {type(flow).__name__} is not conditional (it has no embed(context)) and would ignore the "
+                "representation; use iin.flows.conditional_flow"
+            )
+        self.representation = None if representation is None else representation.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> LatentFlow:
         super().train(mode)
         self.first_stage.eval()
+        if self.representation is not None:
+            self.representation.eval()
         return self
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the flow is conditioned on a representation."""
+        return self.representation is not None
 
     @property
     def decodes(self) -> bool:
@@ -73,7 +105,7 @@ class LatentFlow(System):
         return hasattr(self.first_stage, "decode")
 
     def objectives(self, batch: Any, step: int) -> Iterator[Objective]:
-        z, logdet = self.flow(self.noisy_code(batch.image))
+        z, logdet = self.flow(self.noisy_code(batch.image), *_further(self.represent(batch.image)))
         yield Objective("main", nll(z, logdet), {"logdet": logdet.detach().mean()})
 
     @torch.no_grad()
@@ -104,32 +136,98 @@ class LatentFlow(System):
             raise ValueError(f"first_stage.encode answered {type(answer).__name__}; expected iin.models.Gaussian")
         return answer
 
-    @built_on("code")
-    def encode(self, x: Tensor) -> Tensor:
-        """Interpretable latent ``[B, D]``."""
-        return self.flow(x)[0]
+    @torch.no_grad()
+    def represent(self, image: Tensor | Codes) -> Tensor | None:
+        """What the flow is conditioned on: ``[B, C]`` or ``[B, C, H, W]``; None without a representation."""
+        if self.representation is None:
+            return None
+        # A method of its own module, so that whoever replaces it is asked, and what was kept is not computed anew.
+        return image.context if isinstance(image, Codes) else self.representation(image)
 
-    def decode(self, z: Tensor) -> Tensor:
+    @built_on(("code", "represent"))
+    def encode(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """Interpretable latent ``[B, D]``; of a conditional flow, the invariances."""
+        return self.flow(x, *_further(context))[0]
+
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Images of latents ``[B, D]``.
 
+        Args:
+            z: latents.
+            context: for a conditional flow, the representation that the images shall have: what `represent` answers.
+
         Raises:
-            ValueError: the first stage has no way back to images.
+            ValueError: the first stage has no way back to images; or the flow is conditional, and no context is given.
         """
+        self._check_decodes()
+        return self.first_stage.decode(self.flow.inverse(z, *_further(self._given(context))))
+
+    def _given(self, context: Tensor | None) -> Tensor | None:
+        if self.conditional and context is None:
+            raise ValueError(
+                "this flow is conditional: give decode(z, context) a representation, such as represent(image)"
+            )
+        return context
+
+    def _check_decodes(self) -> None:
         if not self.decodes:
             raise ValueError(
                 f"no images can be made: the first stage, a {type(self.first_stage).__name__}, has no decode(x); "
                 "an autoencoder has"
             )
-        return self.first_stage.decode(self.flow.inverse(z))
 
-    @built_on("encode")
-    def reconstruct(self, z: Tensor) -> Tensor:
+    @built_on(("encode", "represent"))
+    def reconstruct(self, z: Tensor, context: Tensor | None) -> Tensor:
         """Through first stage and flow, and back."""
-        return self.decode(z)
+        return self.decode(z, context)
 
-    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Decode ``n`` standard normal latents; noise from the generator, or from torch's own."""
-        return self.decode(standard_normal(n, self.dim, next(self.flow.parameters()), generator))
+    def sample(self, n: int, generator: torch.Generator | None = None, context: Tensor | None = None) -> Tensor:
+        """Decode ``n`` standard normal latents; noise from the generator, or from torch's own.
+
+        Args:
+            n: how many.
+            generator: of the noise.
+            context: for a conditional flow, the representation of each image ``[n, ...]``.
+        """
+        return self.decode(self.latents(n, generator), context)
+
+    def latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """``n`` standard normal latents ``[n, D]``; noise from the generator, or from torch's own."""
+        return standard_normal(n, self.dim, next(self.flow.parameters()), generator)
+
+    @built_on(("represent",))
+    def resample(self, context: Tensor) -> Tensor:
+        """One image that has the representation of each, all else drawn anew by torch's generator."""
+        return self.sample(len(context), context=context)
+
+    def codes(self, context: Tensor, z: Tensor) -> Tensor:
+        """First-stage codes with given representations and given invariances.
+
+        Args:
+            context: representations ``[B, ...]``.
+            z: latents ``[n, D]``, the same for all of them, or ``[B, n, D]``.
+
+        Returns:
+            ``[B, n, D]``.
+        """
+        z = z.expand(len(context), *z.shape[-2:])
+        count = z.shape[1]
+        flow: Any = self.flow
+        if callable(back := getattr(flow, "back", None)):  # each representation is embedded once
+            x = back(z.flatten(0, 1), flow.embed(self._given(context)).repeat_interleave(count, 0))
+        else:
+            x = flow.inverse(z.flatten(0, 1), self._given(context.repeat_interleave(count, 0)))
+        return x.unflatten(0, z.shape[:2])  # [B, n, D]
+
+    def generate(self, context: Tensor, z: Tensor) -> Tensor:
+        """Images with given representations and given invariances ``[B, n, C, H, W]``; arguments as of `codes`."""
+        self._check_decodes()
+        x = self.codes(context, z)
+        return self.first_stage.decode(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+    def recombine(self, image: Tensor, other: Tensor) -> Tensor:
+        """What the layer does not know of images, with what it knows of others ``[B, C, H, W]``."""
+        return self.decode(self.encode(image), self.represent(other))
 
     def line(self, start: Tensor, end: Tensor, steps: int) -> Tensor:
         """Images on the straight line between latents ``[B, D]``, ends included: ``[B, steps, C, H, W]``."""
@@ -140,6 +238,8 @@ class LatentFlow(System):
     def images(self, batch: Any) -> dict[str, Picture]:
         if not self.decodes:
             return {}
+        if self.conditional:
+            return views.invariances(self, batch)
         start, end = (image[: views.LINES] for image in views.partners(batch))
         steps = self.line(self.encode(start), self.encode(end), views.STEPS)
         return {**views.overview(self, batch), "line": views.line(start, steps, end)}
@@ -261,6 +361,11 @@ class FactorFlow(LatentFlow):
         corner = torch.zeros_like(rows[:1])
         body = torch.cat([rows[:, None], cells], dim=1)
         return torch.cat([torch.cat([corner, columns])[None], body])
+
+
+def _further(context: Tensor | None) -> tuple[Tensor, ...]:
+    """What a flow is given beside vectors; one that is not conditional need not take a context."""
+    return () if context is None else (context,)
 
 
 def _together(first: Tensor | Codes, second: Tensor | Codes) -> Tensor | Codes:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from iin.system import Picture
 
-__all__ = ["Generative", "classes", "line", "overview", "partners", "swap"]
+__all__ = ["Generative", "classes", "invariances", "line", "overview", "partners", "spread", "swap"]
 
 INPUTS = 12
 """Test images that are shown, and their reconstructions."""
@@ -20,6 +20,12 @@ CLASSES = 10
 """Classes that are shown, and images of each."""
 LINES, STEPS = 5, 8
 """Interpolations shown below each other, and images on each, both ends included."""
+
+
+VISIBLE = 8
+"""Samples that are shown of each representation."""
+MANY = 32
+"""Samples that maps of mean and deviation are taken of."""
 
 
 class Generative(Protocol):
@@ -60,6 +66,68 @@ def overview(system: Generative, batch: Any) -> dict[str, Picture]:
             "Decoded from the same random codes at each evaluation, so that one can watch them change.",
         ),
     }
+
+
+def invariances(system: Any, batch: Any) -> dict[str, Picture]:
+    """What a layer sees of images, and what it does not: samples, recombinations, maps.
+
+    Args:
+        system: a `LatentFlow` with a representation.
+        batch: test data, images ``[B, C, H, W]`` in [-1, 1].
+    """
+    image = batch.image[:SIDE]
+    layer = str(getattr(system.representation, "layer", "the representation"))
+    context = system.represent(image)
+    again = system.reconstruct(image)
+    z = system.latents(VISIBLE, torch.Generator().manual_seed(0))
+    given, taken = partners(batch)
+    width = len(taken)
+    latent = system.encode(taken)  # [N, D]
+    cells = torch.stack([system.generate(one[None], latent)[0] for one in system.represent(given)])  # [R, N, C, H, W]
+    corner = torch.zeros_like(given[:1])
+    body = torch.cat([given[:, None], cells], dim=1)
+    mean, deviation = spread(system, context, torch.Generator().manual_seed(1))
+    return {
+        "samples": Picture(
+            torch.cat([image[:, None], again[:, None], system.generate(context, z)], dim=1),
+            f"Samples: {layer}",
+            f"In each row a test image, its reconstruction, and images with the same representation in {layer}: what "
+            "they have in common is what the layer knows. All else is drawn at random, the same for each column.",
+            columns=(1, 2),
+        ),
+        "recombinations": Picture(
+            torch.cat([torch.cat([corner, taken])[None], body]),
+            f"Recombinations: {layer}",
+            f"Each cell has the representation in {layer} of the image at the left of its row, and what the layer does "
+            f"not know from the one at the top of its column{'' if width > 1 else ', the only other one'}.",
+            rows=(1,),
+            columns=(1,),
+        ),
+        "maps": Picture(
+            torch.stack([image, mean, deviation]),
+            f"Mean and deviation: {layer}",
+            f"Test images; below each the mean of {MANY} samples with its representation, and below that how far they "
+            "differ, pixel by pixel: bright is what the layer leaves open.",
+            rows=(1,),
+        ),
+    }
+
+
+def spread(system: Any, context: Tensor, generator: torch.Generator, count: int = MANY) -> tuple[Tensor, Tensor]:
+    """Mean over samples of each representation, and their deviation as an image: -1 where they agree, 1 where their
+    channels deviate by 1, each ``[B, C, H, W]``.
+
+    Args:
+        system: see `invariances`.
+        context: representations ``[B, ...]``.
+        generator: of the samples.
+        count: how many of each.
+    """
+    z = system.latents(count, generator)
+    samples = [system.generate(one[None], z)[0] for one in context]
+    mean = torch.stack([each.mean(0) for each in samples])
+    deviation = torch.stack([each.std(0, correction=0) for each in samples])  # values lie in [-1, 1]: at most 1
+    return mean, 2 * deviation - 1
 
 
 def partners(batch: Any) -> tuple[Tensor, Tensor]:
