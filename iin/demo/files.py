@@ -51,7 +51,7 @@ def film(clip: Clip) -> bytes:
     height, width = frames.shape[1:3]
     frames = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # colours are halved
     file = io.BytesIO()
-    with av.open(file, "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with av.open(file, "w", format="mp4") as container:
         options = {"crf": "16"} if codec == "libx264" else {}
         stream: Any = container.add_stream(codec, rate=max(1, round(clip.rate)), options=options)
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"

@@ -259,7 +259,7 @@ def _gallery(pages: Mapping[str, Any]) -> None:
     for start in range(0, len(_demos), 2):
         for column, demo in zip(st.columns(2), _demos[start : start + 2], strict=False):
             with column, st.container(border=True):
-                st.subheader(demo.title)
+                st.html(f"<h3>{escape(demo.title)}</h3>")
                 previews.append((demo, st.empty()))
                 st.html(f'<p class="soft">{escape(demo.about)}</p>')
                 st.page_link(pages[demo.name], label="Open", icon=":material/arrow_forward:")
@@ -398,10 +398,10 @@ def _css() -> str:
 [data-testid="stMain"] [data-testid="stVerticalBlock"] { gap: .6rem; }
 [data-testid="stSidebar"] [data-testid="stVerticalBlock"] { gap: .35rem; }
 [data-testid="stSidebarUserContent"] { padding-top: .5rem; }
-h1 { font-size: 1.9rem !important; letter-spacing: -.015em; padding: 0 !important; }
+h1 { font-size: 1.9rem !important; letter-spacing: -.015em; padding: 0 0 .4rem !important; }
 h3 { font-size: 1.05rem !important; letter-spacing: 0 !important; padding: 0 !important; }
 [data-testid="stHtml"] h3 { margin: 1.4rem 0 .15rem; }
-[data-testid="stHtml"] p { margin: 0; }
+[data-testid="stColumn"] h3 { margin-top: 0; } [data-testid="stHtml"] p { margin: 0; }
 [data-testid="stImage"] img { image-rendering: pixelated; border-radius: 4px; }
 [data-testid="stColumn"] > [data-testid="stVerticalBlock"], [data-testid="stColumn"] [data-testid="stLayoutWrapper"],
 [data-testid="stColumn"] [data-testid="stLayoutWrapper"] > div { height: 100%; }

@@ -23,7 +23,7 @@ from iin.data import Images, Visit
 from iin.data.base import fetch, length
 from iin.data.sources import Missing, offline
 from iin.demo import uploads
-from iin.demo.contract import Choice, Clip, Demo, DemoError, Option, Progress, Shown, Upload
+from iin.demo.contract import Choice, Clip, Demo, DemoError, Number, Option, Progress, Shown, Upload
 from iin.experiment import load
 from iin.seeds import mix
 from iin.trained import Trained
@@ -32,7 +32,7 @@ __all__ = ["Exhibit", "chosen", "describe", "find", "gallery", "make", "open_run
 
 IMAGES = 100
 """Test images of a run that one may choose from."""
-MODULES = ("editor", "attack", "representation", "texture", "video", "mixing", "data")
+MODULES = ("editor", "attack", "representation", "texture", "video", "mixing", "semantics", "data")
 """What may be shown, in the gallery's order: modules of this package, each with ``demos(runs)``."""
 
 
@@ -227,8 +227,13 @@ def _range(option: Option) -> str:
         return "|".join(option.among) + f" [{option.read(None)}]"
     if isinstance(option, Upload):
         return "FILE"
-    low, high, default = (getattr(option, name) for name in ("low", "high", "default"))
-    return f"{low:g}..{high:g} [{default:g}]"
+    assert isinstance(option, Number)
+    low, high, default = (f"{value:.0f}" if option.whole else f"{value:g}" for value in _bounds(option))
+    return f"{low}..{high} [{default}]"
+
+
+def _bounds(option: Number) -> tuple[float, float, float]:
+    return option.low, option.high, option.default
 
 
 # --- opening ---------------------------------------------------------------------------------------------------------
