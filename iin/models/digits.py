@@ -79,7 +79,9 @@ def grey(image: Tensor) -> Tensor:
 @lru_cache(maxsize=4)
 def _load(device: str) -> DigitNetwork:
     stored = torch.load(WEIGHTS, map_location="cpu", weights_only=True)
-    with torch.random.fork_rng(devices=[]):  # initialising draws numbers; figures must not depend on who loaded first
+    # Initialising draws numbers, and figures must not depend on who loaded first; nor on whether that was a rehearsal
+    # without memory.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         network = DigitNetwork()
     network.load_state_dict(stored["state"])
     network.test_accuracy = stored["test_accuracy"]
