@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from iin.demo.runs import Exhibit
+from iin.models.representation import Layer
+from iin.models.representation.names import aliases
 from iin.systems import FactorFlow
 
 __all__ = ["Network", "Stage", "encodes", "judges", "stages"]
@@ -52,8 +54,8 @@ class Stage:
 def stages(runs: Sequence[Exhibit]) -> list[Stage]:
     """Group runs whose flow is conditioned on a representation by first stage, and in it by network.
 
-    Two networks, or first stages, are the same if they say the same of the same noise, to the bit. Runs that have their
-    first stage in common then hold it once: a copy for each layer of a network would fill the memory.
+    Two networks, or first stages, are the same if they say the same of the same noise, to the bit. Runs that have
+    their first stage or network in common then hold it once: a copy for each layer would fill the memory.
     """
     found: dict[Any, Stage] = {}
     networks: dict[Any, dict[str, Exhibit]] = {}
@@ -67,6 +69,8 @@ def stages(runs: Sequence[Exhibit]) -> list[Stage]:
             networks[name] = {}
             stage.networks.append(Network(networks[name]))
         layers = networks[name]
+        if layers:
+            _share(next(iter(layers.values())).system.representation, run.system.representation)
         layer = getattr(run.system.representation, "layer", None) or run.name
         layers[f"{layer} ({run.name})" if layer in layers else str(layer)] = run
     for run in runs:
@@ -93,9 +97,17 @@ def encodes(run: Exhibit) -> bool:
     return _encodes[stage]
 
 
+@torch.no_grad()
 def judges(run: Exhibit) -> bool:
-    """Whether the run's network tells its answer to an image, not only what a layer holds."""
-    return callable(getattr(run.system.representation, "logits", None))
+    """Whether the run's network takes images for something, and not only tells what a layer holds."""
+    network = run.system.representation
+    if network not in _judges:
+        try:
+            network.logits(_noise(run))
+            _judges[network] = True
+        except (AttributeError, ValueError):  # it has no answers, or not of this kind
+            _judges[network] = False
+    return _judges[network]
 
 
 def _conditional(run: Exhibit) -> bool:
@@ -105,11 +117,13 @@ def _conditional(run: Exhibit) -> bool:
 def _by_depth(network: Network) -> Network:
     """A network's layers from the image to the answer, as far as their names tell; others stay where they are."""
     names = [name for name, _ in network.first.system.representation.named_modules()]
+    also = aliases(getattr(network.first.system.representation, "model", None))
 
     def depth(item: tuple[str, Exhibit]) -> int:
         layer = str(getattr(item[1].system.representation, "layer", ""))
         if layer == "input":
             return -1
+        layer = also.get(layer, layer)
         if layer in ENDS:
             return len(names) + ENDS.index(layer)
         # The network stands inside of what reads its layers, so that a name of ours is the end of one of these.
@@ -118,11 +132,20 @@ def _by_depth(network: Network) -> Network:
     return Network(dict(sorted(network.layers.items(), key=depth)))
 
 
+def _share(one: Any, other: Any) -> None:
+    """Let two layers of what is the same network hold it once, where it is of the same make."""
+    if isinstance(one, Layer) and isinstance(other, Layer):
+        makes = [(type(layer.model), list(layer.model.state_dict())) for layer in (one, other)]
+        if makes[0] == makes[1]:
+            other.model = one.model
+
+
 # --- telling them apart ----------------------------------------------------------------------------------------------
 
 _known: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 """Answers of modules that were asked before; all are frozen."""
 _encodes: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_judges: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def _first_stage(run: Exhibit) -> Any:
