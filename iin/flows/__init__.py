@@ -2,6 +2,9 @@
 
 A new block is one file here with a subclass of `InvertibleModule` (``forward`` and ``inverse``), and one line in the
 table of ``tests/test_flows.py``, which then checks it like every other.
+
+What a flow is conditioned on is its ``context``: `conditional_flow` has an embedder make a vector of it, which the
+networks of every `Coupling` see.
 """
 
 from iin.flows.base import Chain, InvertibleModule
