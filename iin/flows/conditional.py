@@ -117,13 +117,13 @@ class ConditionalFlow(InvertibleModule):
         return self.back(z, self.embed(context))
 
     def through(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """`forward`, with the embedding ``[B, E]`` of the context at hand."""
+        """``forward``, with the embedding ``[B, E]`` of the context at hand."""
         with single_precision(x):
             x = self._checked(x, h)
             return [(x, x.new_zeros(len(x))), *self._walk(x, h)][-1]
 
     def back(self, z: Tensor, h: Tensor) -> Tensor:
-        """`inverse`, with the embedding ``[B, E]`` of the context at hand."""
+        """``inverse``, with the embedding ``[B, E]`` of the context at hand."""
         with single_precision(z):
             x = self._checked(z, h)
             for block, c in reversed(self._told(h)):
