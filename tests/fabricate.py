@@ -15,7 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
+
+from iin.models import BigAE, BigGAN
+from iin.models.biggan import SpectralConv2d, SpectralLinear
 
 NAMES = (
     "5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair Blond_Hair "
@@ -183,4 +188,80 @@ def folder(root: Path, n: int = 120, size: tuple[int, int] = (80, 64)) -> Path:
         rows.append((name, shape, "light" if brightness > 150 else "dark", brightness))
     with (root / "table.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("file", "shape", "shade", "brightness"), *rows])
+    return root
+
+
+def as_published(model: BigAE | BigGAN) -> dict[str, Tensor]:
+    """Our weights under the original's names."""
+    names = {
+        "encoder.fc.": "encoder.model.fc.sub_layers.0.",
+        "encoder.": "encoder.model.",
+        "classifier.": "decoder.map_to_class_embedding.main.",
+    }
+    start = "decoder.decoder." if isinstance(model, BigAE) else ""
+    inner = {
+        "norm0.batch": "HyperBN.bn",
+        "norm1.batch": "HyperBN_1.bn",
+        "norm0.scale": "HyperBN.gamma_embed",
+        "norm1.scale": "HyperBN_1.gamma_embed",
+        "norm0.shift": "HyperBN.beta_embed",
+        "norm1.shift": "HyperBN_1.beta_embed",
+        "conv0": "conv0",
+        "conv1": "conv1",
+        "skip": "conv_sc",
+    }
+    outer = {
+        "embed_class": "linear",
+        "generator.linear": "G_linear",
+        "generator.image": "colorize",
+        "generator.norm": "ScaledCrossReplicaBN",
+        "generator.attention.query": "attention.theta",
+        "generator.attention.key": "attention.phi",
+        "generator.attention.value": "attention.g",
+        "generator.attention.out": "attention.o_conv",
+        "generator.attention": "attention",
+    }
+    state: dict[str, Tensor] = {}
+    for key, value in model.state_dict().items():
+        value = value.clone()
+        if name := next((name for name in names if key.startswith(name)), None):
+            key = names[name] + key.removeprefix(name)
+            value = value[:, :, None, None] if key.endswith("fc.sub_layers.0.weight") else value
+            if key.endswith((".loc", ".scale")):
+                value = value[None, :, None, None]
+            state[key] = value.byte() if key.endswith("initialized") else value
+            continue
+        layer, _, entry = key.rpartition(".")
+        if layer.startswith("generator.blocks."):
+            _, _, number, rest = layer.split(".", 3)
+            theirs = f"GBlock.{number}.{inner[rest]}"
+        else:
+            theirs = outer[layer]
+        if isinstance(model.get_submodule(layer), (SpectralConv2d, SpectralLinear)):
+            entry = {"weight": "module.weight_bar", "u": "module.weight_u", "bias": "module.bias"}[entry]
+            if entry.endswith("_u"):
+                state[f"{start}{theirs}.module.weight_v"] = torch.randn_like(value)
+        elif entry in ("loc", "scale"):
+            value = value[None, :, None, None]
+        state[f"{start}{theirs}.{'gamma' if entry == 'gain' else entry}"] = value
+    return state
+
+
+def weights(root: Path) -> Path:
+    """Weights that the published configurations ask for, drawn at random: two small BigAEs and a ResNet-101.
+
+    Those of AlexNet are where torchvision keeps them, if ``$TORCH_HOME`` is ``root``.
+    """
+    from torchvision.models import AlexNet_Weights, alexnet, resnet101
+
+    generator = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    for name in ("animals", "animalfaces"):
+        model = BigAE(classes=6, hidden=12, width=4, layers=(1, 1, 1, 1))
+        torch.save(as_published(model), root / f"bigae_{name}.ckpt")
+    state = resnet101(num_classes=149).state_dict()
+    torch.save({f"model.{key}": value for key, value in state.items()}, root / "resnet101_animalfaces_shared.ckpt")
+    (root / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save(alexnet().state_dict(), root / "hub" / "checkpoints" / AlexNet_Weights.DEFAULT.url.rpartition("/")[2])
+    torch.random.set_rng_state(generator)
     return root

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import fabricate
 import pytest
 import torch
 from conftest import REFERENCE
@@ -164,67 +165,11 @@ def flat(shape: list[int], key: str) -> Tensor:
     return torch.ones((), dtype=torch.int64 if whole else torch.float32).expand(shape)
 
 
-def as_published(model: BigAE | BigGAN) -> dict[str, Tensor]:
-    """Our weights under the original's names."""
-    names = {
-        "encoder.fc.": "encoder.model.fc.sub_layers.0.",
-        "encoder.": "encoder.model.",
-        "classifier.": "decoder.map_to_class_embedding.main.",
-    }
-    start = "decoder.decoder." if isinstance(model, BigAE) else ""
-    inner = {
-        "norm0.batch": "HyperBN.bn",
-        "norm1.batch": "HyperBN_1.bn",
-        "norm0.scale": "HyperBN.gamma_embed",
-        "norm1.scale": "HyperBN_1.gamma_embed",
-        "norm0.shift": "HyperBN.beta_embed",
-        "norm1.shift": "HyperBN_1.beta_embed",
-        "conv0": "conv0",
-        "conv1": "conv1",
-        "skip": "conv_sc",
-    }
-    outer = {
-        "embed_class": "linear",
-        "generator.linear": "G_linear",
-        "generator.image": "colorize",
-        "generator.norm": "ScaledCrossReplicaBN",
-        "generator.attention.query": "attention.theta",
-        "generator.attention.key": "attention.phi",
-        "generator.attention.value": "attention.g",
-        "generator.attention.out": "attention.o_conv",
-        "generator.attention": "attention",
-    }
-    state: dict[str, Tensor] = {}
-    for key, value in model.state_dict().items():
-        value = value.clone()
-        if name := next((name for name in names if key.startswith(name)), None):
-            key = names[name] + key.removeprefix(name)
-            value = value[:, :, None, None] if key.endswith("fc.sub_layers.0.weight") else value
-            if key.endswith((".loc", ".scale")):
-                value = value[None, :, None, None]
-            state[key] = value.byte() if key.endswith("initialized") else value
-            continue
-        layer, _, entry = key.rpartition(".")
-        if layer.startswith("generator.blocks."):
-            _, _, number, rest = layer.split(".", 3)
-            theirs = f"GBlock.{number}.{inner[rest]}"
-        else:
-            theirs = outer[layer]
-        if isinstance(model.get_submodule(layer), (SpectralConv2d, SpectralLinear)):
-            entry = {"weight": "module.weight_bar", "u": "module.weight_u", "bias": "module.bias"}[entry]
-            if entry.endswith("_u"):
-                state[f"{start}{theirs}.module.weight_v"] = torch.randn_like(value)
-        elif entry in ("loc", "scale"):
-            value = value[None, :, None, None]
-        state[f"{start}{theirs}.{'gamma' if entry == 'gain' else entry}"] = value
-    return state
-
-
 def test_the_recorded_decoder_is_reproduced(recording: Any) -> None:
     r = recording("invariances/bigae_decoder_small.pt")
     config = r["config"]
     encoder = BigAE(dim=config["z_dim"], layers=(1, 1, 1, 1), width=4)
-    state = {key: value for key, value in as_published(encoder).items() if key.startswith("encoder.")}
+    state = {key: value for key, value in fabricate.as_published(encoder).items() if key.startswith("encoder.")}
     state |= {
         f"decoder.{key}": value.float() if value.is_floating_point() else value
         for key, value in r["state_dict"].items()
@@ -268,7 +213,7 @@ def test_a_bigae_file_is_recognised(norm: Any, wrapped: bool, tmp_path: Path) ->
         elif buffer.is_floating_point() and buffer.ndim == 1:
             buffer.uniform_(0.5, 1.0)
     path = tmp_path / "bigae.ckpt"
-    torch.save({"model": as_published(model)} if wrapped else as_published(model), path)
+    torch.save({"model": fabricate.as_published(model)} if wrapped else fabricate.as_published(model), path)
     image = torch.rand(2, 3, 128, 128) * 2 - 1
     model.requires_grad_(False)
     for found in (
@@ -286,7 +231,7 @@ def test_a_biggan_file_is_recognised(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = BigGAN(256, classes=5, width=4).eval().requires_grad_(False)
     path = tmp_path / "biggan.ckpt"
-    torch.save(as_published(model), path)
+    torch.save(fabricate.as_published(model), path)
     x = torch.randn(1, model.dim)
     for found in (compat.load(path), pretrained(checkpoint=str(path))):
         torch.testing.assert_close(found.decode(x), model.decode(x))
@@ -315,7 +260,7 @@ def test_a_biggan_file_is_recognised(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_with_a_bigae_is_listed(change: Any, words: str) -> None:
-    state = as_published(small())
+    state = fabricate.as_published(small())
     change(state)
     with pytest.raises(compat.CompatError, match=words) as error:
         compat.bigae(state)

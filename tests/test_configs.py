@@ -10,9 +10,15 @@ import pytest
 
 from iin.cli import eval as evaluation
 from iin.cli import train as training
-from iin.config import load, shipped
+from iin.config import ConfigError, check, load, shipped
+from iin.config.files import names
+from iin.data.animals import RESTRICTED
+from iin.models import ConvEmbedder, DenseEmbedder
 
-NAMES = sorted(path.stem for path in shipped().glob("*.yaml") if path.stem != "project")
+PUBLISHED = [name for name in names() if "/" in name]
+"""Those that stand on published weights, in folders of their own."""
+
+NAMES = [name for name in names() if name not in {"project", *PUBLISHED}]
 
 
 @pytest.fixture(scope="session")
@@ -40,12 +46,12 @@ def test_the_list_is_whole() -> None:
     assert expected | {"cmnist_clf_diin", "cmnist_dims"} <= set(NAMES)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *PUBLISHED])
 def test_it_says_what_it_is(name: str) -> None:
     first = (shipped() / f"{name}.yaml").read_text().split("name:")[0]
     assert first.startswith("# ") and "--quick" in first
     config = load([name])
-    assert config.tree["name"] == name and config.tree["description"]
+    assert config.tree["name"] == name.replace("/", "_") and config.tree["description"]
 
 
 @pytest.mark.parametrize("quick", [True, False], ids=["quick", "full"])
@@ -92,3 +98,120 @@ def test_it_trains_is_measured_and_goes_on(name: str, here: Path, capsys: pytest
 
 def test_the_project_overlay_turns_wandb_on() -> None:
     assert load(["mnist_diin", "project"]).tree["logs"] == ["wandb"]
+
+
+# --- on published weights ---------------------------------------------------------------------------------------------
+
+SIZES = {
+    "resnet/animalfaces/input": (3, 224, 5),
+    "resnet/animalfaces/maxpool": (64, 56, 4),
+    "resnet/animalfaces/layer1": (256, 56, 4),
+    "resnet/animalfaces/layer2": (512, 28, 3),
+    "resnet/animalfaces/layer3": (1024, 14, 2),
+    "resnet/animalfaces/layer4": (2048, 7, 1),
+    "resnet/animalfaces/avgpool": (2048, 1, 6),
+    "resnet/animalfaces/fc": (149, 1, 4),
+    "resnet/animalfaces/softmax": (149, 1, 4),
+    "alexnet/conv5": (256, 13, 2),
+    "alexnet/fc6": (4096, 1, 4),
+    "alexnet/fc7": (4096, 1, 4),
+    "alexnet/fc8": (1000, 1, 4),
+    "alexnet/softmax": (1000, 1, 4),
+}
+"""Channels and size of the published representations, and how often a map is halved or how many widths a vector has."""
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a few pictures in the published layout, and weights of the published networks."""
+    root = fabricate.weights(tmp_path_factory.mktemp("published"))
+    fabricate.synsets(root / "animalfaces", list(RESTRICTED), n=6)
+    for part in ("train", "validation"):
+        fabricate.synsets(root / f"ILSVRC2012_{part}" / "data", list(RESTRICTED)[:6], n=6)
+    return root
+
+
+@pytest.fixture
+def there(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("IIN_DATA", str(published))
+    monkeypatch.setenv("TORCH_HOME", str(published))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_all_published_layers_are_there() -> None:
+    assert sorted(SIZES) == PUBLISHED
+
+
+@pytest.mark.parametrize("quick", [True, False], ids=["quick", "full"])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_configuration_has_the_published_numbers(name: str, quick: bool) -> None:
+    config = load([name], quick=quick)
+    check(config)
+    params, train = config.tree["system"]["params"], config.tree["train"]
+    embedder = params["flow"]["params"]["embedder"]
+    channels, size, depth = SIZES[name]
+    expected = {"channels": channels, "dim": 128} | ({"size": size, "n_down": depth} if size > 1 else {"depth": depth})
+    assert embedder["params"] == expected
+    assert embedder["target"] == f"iin.models.{(ConvEmbedder if size > 1 else DenseEmbedder).__name__}"
+    assert (train["batch_size"], train["lr"], train["betas"]) == (16, 4.5e-6 * 16, [0.5, 0.9])
+    assert params["representation"]["params"]["preprocess"]["size"] == (227 if name.startswith("alexnet") else 224)
+    if not quick:
+        flow = params["flow"]["params"]
+        assert (flow["dim"], flow["blocks"], flow["hidden"], flow["depth"]) == (128, 20, 1024, 2)
+        assert train["steps"] == 250000 <= train["epochs"] * (105653 // 16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_configuration_can_be_rehearsed(name: str, there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert training.main(["-b", name, "--dry-run"]) == 0
+    plan = capsys.readouterr().out
+    assert "missing" not in plan and "bigae_animal" in plan and "trained: " in plan
+    assert not list(there.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("resnet/animalfaces/fc", ["bigae_animalfaces.ckpt", "resnet101_animalfaces_shared.ckpt", "animalfaces"]),
+        ("alexnet/conv5", ["bigae_animals.ckpt", "alexnet-owt-7be5be79.pth", "ILSVRC2012_validation"]),
+    ],
+)
+def test_what_is_missing_is_told_with_its_place(
+    name: str, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("IIN_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.chdir(tmp_path)
+    assert training.main(["-b", name, "--dry-run"]) == 0
+    missing = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  missing: ")]
+    assert len(missing) == 4
+    for file in files:
+        assert any(file in line and str(tmp_path) in line for line in missing), file
+    assert training.main(["-b", name]) == 2
+    assert "bigae_animal" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet/animalfaces/maxpool", "alexnet/fc6"])
+def test_a_published_configuration_trains(name: str, there: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["train.steps=2", "train.batch_size=4", "train.log_every=1"]
+    small += [f"evaluate.invariances.params.{key}" for key in ("images=2", "samples=2")]
+    small += ["system.params.flow.params.blocks=1", "--logs", "logs"]
+    assert training.main(["-b", name, "--quick", *small]) == 0
+    run = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("Run folder: "))
+    measured = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert measured["split"] == "test" and measured["step"] == 2
+    assert measured["invariances/free"] > 0 and "agreement/samples" in measured
+    assert evaluation.main(["-p", str(run)]) == 0
+
+
+def test_a_wrong_name_of_a_layer_names_the_right_one() -> None:
+    with pytest.raises(ConfigError, match="did you mean resnet/animalfaces/layer3"):
+        load(["layer3"])
+    with pytest.raises(ConfigError, match="did you mean alexnet/softmax or resnet/animalfaces/softmax"):
+        load(["resnet/softmax"])
+    with pytest.raises(ConfigError, match="did you mean alexnet/conv5"):
+        load(["alexnet/conv6"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from iin.config.reading import ConfigError, nearest, show_path
 
-__all__ = ["find", "resolve_path", "shipped"]
+__all__ = ["find", "names", "resolve_path", "shipped"]
 
 _SUFFIXES = ("", ".yaml", ".yml")
 
@@ -17,6 +17,11 @@ def shipped() -> Path:
     package = Path(__file__).resolve().parent.parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
+
+
+def names() -> list[str]:
+    """Names of the configurations that come with this package, sorted: ``mnist_diin``, ``alexnet/conv5``."""
+    return sorted(path.relative_to(shipped()).with_suffix("").as_posix() for path in shipped().rglob("*.yaml"))
 
 
 def find(name: str | Path, *, beside: Path | None = None, search: Sequence[Path] = ()) -> Path:
@@ -45,13 +50,16 @@ def find(name: str | Path, *, beside: Path | None = None, search: Sequence[Path]
         if _holds(path.is_dir):
             inside = ", for instance its config.yaml" if _holds((path / "config.yaml").is_file) else ""
             raise ConfigError(f"{name}: is a folder; expected a configuration file{inside}")
-    known = {path.stem for path in shipped().glob("*.yaml")}
+    known = set(names())
     for folder in (Path.cwd(), *search):
         known.update(path.name for path in folder.glob("*.yaml"))
+    asked = str(name).removesuffix(".yaml").removesuffix(".yml").removeprefix("configs/")
+    # The end of a name in a sub-folder is as good as all of it.
+    same = sorted(key for key in known if key.endswith(f"/{Path(asked).name}"))
+    hint = f"did you mean {' or '.join(same[:3])}?" if same else nearest(asked, known)
     where = f"beside {show_path(beside)}, " if beside else ""
     raise ConfigError(
-        f"{name}: no such configuration file ({where}in the current folder or among the shipped ones); "
-        f"{nearest(Path(name).stem, known)}"
+        f"{name}: no such configuration file ({where}in the current folder or among the shipped ones); {hint}"
     )
 
 
