@@ -299,12 +299,9 @@ def test_values_that_cannot_be_are_refused_in_one_line(name: str) -> None:
             assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize(("name", "channels"), [*((name, 1) for name in MODULES), ("attack", 3), ("video", 3)])
 def test_an_upload_stands_in_the_place_of_the_image(name: str, channels: int, tmp_path: Path) -> None:
-    if name == "semantics" and channels == 3:
-        pytest.skip("the factor flow here is for grey images")
-    given = everything() if channels == 1 else [*layers(channels=3), *layers(1, "second ", channels=3)]
+    given = everything() if channels == 1 else layers(channels=3)
     demo = MODULES[name].demos(given)[0]
     Image.new("RGB", (40, 20), "white").save(tmp_path / "white.png")
     upload = "first_upload" if name == "mixing" else "upload"
@@ -319,6 +316,22 @@ def test_an_upload_stands_in_the_place_of_the_image(name: str, channels: int, tm
 def test_one_test_image_is_enough() -> None:
     for module in (attack, representation, video, mixing):
         assert show(one(module, layers(count=1))).pictures
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_images_are_those_of_the_first_run_whatever_the_layer(name: str) -> None:
+    """Runs over one first stage may have other test sets, and fewer images."""
+    given = everything()
+    for run in given:
+        if run.name not in ("input", "factors"):
+            run.images = Images(run.images.image[:2].flip(2), run.images.label[:2])
+    demo = MODULES[name].demos(given)[0]
+    index = "first" if name == "mixing" else "image"
+    layer = {"first": "logits"} if name == "texture" else {"layer": "logits"}
+    shown = show(demo, **{index: 11}, **layer)
+    assert "test image 11 (two)" in shown.lines[0]
+    wanted = given[0].image(11)
+    assert any((picture.images.flatten(0, -4) == wanted).flatten(1).all(1).any() for picture in shown.pictures.values())
 
 
 # --- attack ----------------------------------------------------------------------------------------------------------

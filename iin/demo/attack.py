@@ -91,7 +91,7 @@ class Attack:
     def show(self, values: Mapping[str, Any], progress: Progress) -> Shown:
         run = self.network.layers[values["layer"]]
         system, layer, epsilon = run.system, values["layer"], float(values["epsilon"])
-        given = image(run, values)
+        given = image(self.network.first, values)
         source = generator(values)
         progress(0.0, "attacking the network")
         signs = pattern(system.representation.logits, given)
@@ -133,7 +133,7 @@ class Attack:
                 rows=(1,),
             ),
         }
-        shown = Shown(pictures, [f"The image: {said(run, values)}."])
+        shown = Shown(pictures, [f"The image: {said(self.network.first, values)}."])
         self._tell(shown, run, torch.cat([given, attacked, control]), torch.cat([seen, before, after]))
         shown.figures |= {
             "representation_moved/attack": float(distance(z, z_attacked)),

@@ -69,7 +69,9 @@ class Mixing:
     def show(self, values: Mapping[str, Any], progress: Progress) -> Shown:
         layers = self.network.layers
         run, layer = layers[values["layer"]], values["layer"]
-        first, second = image(run, values, "first", "first_upload"), image(run, values, "second", "second_upload")
+        source = self.network.first
+        first = image(source, values, "first", "first_upload")
+        second = image(source, values, "second", "second_upload")
         both = torch.cat([first, second])
         mixed: dict[str, Tensor] = {}
         for at, (name, each) in enumerate(layers.items()):
@@ -106,8 +108,8 @@ class Mixing:
                 ),
             },
             [
-                f"First image: {said(run, values, 'first', 'first_upload')}. "
-                f"Second image: {said(run, values, 'second', 'second_upload')}."
+                f"First image: {said(source, values, 'first', 'first_upload')}. "
+                f"Second image: {said(source, values, 'second', 'second_upload')}."
             ],
         )
         for name, pair in mixed.items():  # how far each is from the image that it has the invariances of

@@ -74,7 +74,7 @@ class Representation:
     def show(self, values: Mapping[str, Any], progress: Progress) -> Shown:
         layers = self.network.layers
         run, layer = layers[values["layer"]], values["layer"]
-        given = image(run, values)
+        given = image(self.network.first, values)
         source = generator(values)
         v = draw(run, int(values["samples"]), source)
         samples: dict[str, Tensor] = {}
@@ -116,7 +116,7 @@ class Representation:
                     columns=(1,),
                 ),
             },
-            [f"The image: {said(run, values)}."],
+            [f"The image: {said(self.network.first, values)}."],
         )
         self._compare(shown, run, layer, known, samples[layer], source)
         self._judge(shown, run, known, samples[layer])

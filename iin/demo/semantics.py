@@ -81,7 +81,8 @@ class Semantics:
     def show(self, values: Mapping[str, Any], progress: Progress) -> Shown:
         run, layer = self.network.layers[values["layer"]], values["layer"]
         system, factors, names = run.system, self.factors.system, self.factors.system.names
-        given, other = image(run, values), image(run, values, "other", "other_upload")
+        source = self.network.first
+        given, other = image(source, values), image(source, values, "other", "other_upload")
         v = draw(run, int(values["samples"]), generator(values))
         x = torch.cat([system.code(given), system.codes(system.represent(given), v)[0]])  # [1 + samples, D]
         e = factors.flow(x)[0]
@@ -118,7 +119,7 @@ class Semantics:
                     columns=(1,),
                 ),
             },
-            [f"The image: {said(run, values)}. The other: {said(run, values, 'other', 'other_upload')}."],
+            [f"The image: {said(source, values)}. The other: {said(source, values, 'other', 'other_upload')}."],
         )
         self._measure(shown, run, layer, kept, edited, factor)
         return shown

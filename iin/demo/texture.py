@@ -58,6 +58,8 @@ class Texture:
         # By the names of the runs: layers of two networks may well be called alike.
         self.runs = {run.name: (layer, at) for at, net in enumerate(networks) for layer, run in net.layers.items()}
         self.exhibits = {run.name: run for net in networks for run in net.layers.values()}
+        self.first = networks[0].first
+        """The run whose test images are shown."""
         self.title = titled("Texture bias", list(self.exhibits.values()))
 
     def options(self) -> list[Option]:
@@ -66,7 +68,7 @@ class Texture:
         return [
             Choice("first", "First network and layer", among=names, default=one),
             Choice("second", "Second network and layer", among=names, default=two),
-            *image_options(self.exhibits[one]),
+            *image_options(self.first),
             samples_option(2, 16, 6),
             seed_option(),
         ]
@@ -84,7 +86,7 @@ class Texture:
     @torch.no_grad()
     def show(self, values: Mapping[str, Any], progress: Progress) -> Shown:
         pair = [self.exhibits[values["first"]], self.exhibits[values["second"]]]
-        given = image(pair[0], values)
+        given = image(self.first, values)
         v = draw(pair[0], int(values["samples"]), generator(values))
         rows = [
             sample(run, run.system.represent(given), v, within(progress, at / 2, (at + 1) / 2), f"drawing: {run.name}")
@@ -103,7 +105,7 @@ class Texture:
                     rows=(1,),
                 ),
             },
-            [f"The image: {said(pair[0], values)}."],
+            [f"The image: {said(self.first, values)}."],
         )
         for which, run, row in zip(("first", "second"), pair, rows, strict=True):
             alike = resembles(run.system.represent(given), run.system.represent(row))

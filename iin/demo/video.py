@@ -74,9 +74,9 @@ class Video:
     @torch.no_grad()
     def show(self, values: Mapping[str, Any], progress: Progress) -> Shown:
         run, layer = self.network.layers[values["layer"]], values["layer"]
-        still = image(run, values)
+        still = image(self.network.first, values)
         limit = int(values["frames"])
-        lines = [f"The image that gives the representation: {said(run, values)}."]
+        lines = [f"The image that gives the representation: {said(self.network.first, values)}."]
         if values["video"] is None:
             clip, what = self._sequence(values, limit), f"A sequence of {limit} frames, along {STOPS} test images."
         else:
