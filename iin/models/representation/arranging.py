@@ -214,4 +214,6 @@ def shape_of(value: Any) -> Any:
         return torch.empty_like(value, device="meta")
     if isinstance(value, dict):
         return {key: shape_of(each) for key, each in value.items()}
-    return [shape_of(each) for each in value] if isinstance(value, (tuple, list)) else value
+    if type(value) in (tuple, list):  # those with names, such as outputs of torch.return_types, are told as they are
+        return type(value)(shape_of(each) for each in value)
+    return value

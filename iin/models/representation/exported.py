@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -72,10 +73,8 @@ class Exported(nn.Module):
                     raise _Enough
                 return value
 
-        try:
+        with suppress(_Enough):
             Reader(self.program).run(image)
-        except _Enough:
-            pass
         return seen
 
     def _operations(self) -> list[fx.Node]:

@@ -119,6 +119,7 @@ class Layer(nn.Module):
     def train(self, mode: bool = True) -> Layer:
         """Nothing but eval mode, for the network and all around it."""
         self.training = False
+        self.preprocess.train(False)
         _settle(self.model)
         return self
 
@@ -260,7 +261,7 @@ def _warn_of_training(network: nn.Module, name: str) -> None:
         nn.modules.dropout._DropoutNd,
         nn.RReLU,
     )
-    differing = [type(module).__name__ for module in network.modules() if module.training and isinstance(module, kinds)]
+    differing = [type(module).__name__ for module in network.modules() if isinstance(module, kinds) and module.training]
     if differing:
         what = ", ".join(dict.fromkeys(differing))
         warnings.warn(f"{name} was in train mode, where {what} answer otherwise; it is put in eval mode", stacklevel=3)

@@ -13,6 +13,7 @@ from iin.models.representation.arranging import Shape, arrange, pick, shape_of
 from iin.models.representation.layer import Layer
 from iin.models.representation.names import aliases
 from iin.models.representation.reading import kinds, submodule
+from iin.models.representation.sources import is_named
 
 __all__ = ["Row", "describe"]
 
@@ -41,7 +42,7 @@ def describe(
     Raises:
         ValueError: there is no such network, or it does not take such images.
     """
-    layer = model if isinstance(model, Layer) else Layer(model, "logits", weights="random" if _named(model) else None)
+    layer = model if isinstance(model, Layer) else Layer(model, "logits", weights="random" if is_named(model) else None)
     with torch.no_grad():
         inputs = layer.network_input(layer._black(size, channels))
         whole = layer._run(inputs)
@@ -89,7 +90,3 @@ def describe(
             if own not in names:
                 rows.append(row("", "", whole, note)._replace(path=own))
     return rows
-
-
-def _named(model: Any) -> bool:
-    return isinstance(model, str) and model.partition(":")[0] in ("torchvision", "timm")

@@ -51,7 +51,7 @@ def kinds(model: nn.Module) -> dict[str, str]:
 
 def submodule(model: nn.Module, path: str) -> nn.Module | None:
     """The submodule at a path, where a network still has it: scripts and exported programs keep no classes."""
-    if not path or isinstance(model, torch.jit.ScriptModule) or isinstance(model, Exported):
+    if not path or isinstance(model, (torch.jit.ScriptModule, Exported)):
         return None
     return model.get_submodule(path)
 
@@ -66,13 +66,14 @@ def read(
         image: network inputs ``[B, C, H, W]``.
         paths: of submodules.
         keep: what is kept of an answer. It is called at once, before a layer that works in place may change it.
-        stop: end as soon as each path was reached once.
+        stop: end as soon as each path was reached once. Without it, values that a script keeps are not to be relied
+            on, only their shapes.
 
     Returns:
         Answers by path, in the order of the calls; nothing for a path that is not reached.
     """
     if isinstance(model, torch.jit.ScriptModule):
-        return read_script(model, image, paths, keep)
+        return read_script(model, image, paths, keep, stop)
     if isinstance(model, Exported):
         return model.read(image, paths, keep, stop)
     return _read_modules(model, image, list(paths), keep, stop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -80,7 +81,7 @@ def load(
         network = Function(model)
     else:
         raise ValueError(f"expected a module, a function of images or text, found a {type(model).__name__}")
-    if state is not None:
+    if state is not None and not isinstance(model, str):  # a model by name has been made with it
         _fill(network, state, str(checkpoint))
     return network
 
@@ -115,6 +116,16 @@ def _place(checkpoint: str | Path) -> Path:
     """Where a file of weights is, or else would be."""
     places = [folder / Path(checkpoint).expanduser() for folder in (Path(), *data_folders())]
     return next((place for place in places if place.is_file()), places[0])
+
+
+def is_named(model: Any) -> bool:
+    """Whether something is a text that names a model of torchvision or timm."""
+    return isinstance(model, str) and model.partition(":")[0] in ("torchvision", "timm")
+
+
+def is_spelt(model: str) -> bool:
+    """Whether a text stands for a network by itself: a model's name, or a file's."""
+    return is_named(model) or Path(model).suffix in (*SCRIPTS, ".pt2")
 
 
 def mistakes(model: str, weights: str | None = None, checkpoint: str | Path | None = None) -> Iterator[str]:
@@ -206,12 +217,18 @@ def preprocessing(model: Any, network: nn.Module, weights: str | None) -> dict[s
 
 
 def _torchvision(name: str, weights: str | None, state: Mapping[str, Tensor] | None, download: bool) -> nn.Module:
-    from torchvision.models import get_model
+    from torchvision.models import get_model, get_model_builder
+
+    # Models for detection and segmentation would fetch the weights of what they are built on.
+    backbone = {"weights_backbone"} & inspect.signature(get_model_builder(name)).parameters.keys()
+
+    def untrained(**classes: int) -> nn.Module:
+        return get_model(name, weights=None, **dict.fromkeys(backbone), **classes)
 
     if state is not None:
-        return _with_state(lambda **classes: get_model(name, weights=None, **classes), state, f"torchvision:{name}")
+        return _with_state(untrained, state, f"torchvision:{name}")
     if weights in RANDOM:
-        return get_model(name, weights=None)
+        return untrained()
     found, path = _torchvision_file(name, str(weights))
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -294,7 +311,9 @@ def _file(path: Path) -> nn.Module:
         except Exception as error:  # zip, JSON and torch's own, whatever is wrong with a file
             raise ValueError(f"{path}: not a file of torch.export ({_short(error)})") from error
     try:
-        return torch.jit.load(path, map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch would rather have files of torch.export
+            return torch.jit.load(path, map_location="cpu")
     except RuntimeError as error:
         raise ValueError(
             f"{path}: not a file of TorchScript; a state dict goes to checkpoint, beside the model that it is of"
