@@ -34,6 +34,8 @@ log = logging.getLogger("iin")
 
 ROOM = 64 << 20
 """Bytes of files that are kept for choices that come again."""
+HOME = "Gallery"
+"""What the first page is called; a demo's name is a word in small letters."""
 PATIENCE = 0.4
 """Seconds of work before its progress is shown."""
 
@@ -242,16 +244,29 @@ def draw() -> None:
         return
     for key in [key for key in st.session_state if str(key).startswith("value ")]:
         st.session_state[key] = st.session_state[key]  # else choices are forgotten when one turns to another page
-    shown = {demo.name: st.Page(_page_of(demo), title=demo.title, url_path=demo.name) for demo in _demos}
-    home = st.Page(lambda: _gallery(shown), title="Gallery", default=True)
-    st.navigation([home, *shown.values()]).run()
+    places = {HOME: HOME, **{demo.name: demo.title for demo in _demos}}
+    here = st.query_params.get("demo", HOME)
+    here = here if here in places else HOME
+    with st.sidebar:
+        picked = st.selectbox("Page", list(places), list(places).index(here), places.__getitem__, key=f"page {here}")
+        if picked is not None and picked != here:
+            _turn_to(picked)
+            st.rerun()
+    if here == HOME:
+        _gallery()
+    else:
+        _show(runs.find(_demos, here))
 
 
-def _page_of(demo: Demo) -> Callable[[], None]:
-    return lambda: _show(demo)
+def _turn_to(name: str) -> None:
+    """Have another page drawn next time. It is an address of its own, which one may keep, and come back from."""
+    if name == HOME:
+        st.query_params.clear()
+    else:
+        st.query_params["demo"] = name
 
 
-def _gallery(pages: Mapping[str, Any]) -> None:
+def _gallery() -> None:
     st.title("Gallery")
     names = ", ".join(run.name for run in _exhibits)
     st.html(f'<p class="soft">What {len(_exhibits)} run{"s" * (len(_exhibits) > 1)} can show: {escape(names)}</p>')
@@ -262,7 +277,7 @@ def _gallery(pages: Mapping[str, Any]) -> None:
                 st.html(f"<h3>{escape(demo.title)}</h3>")
                 previews.append((demo, st.empty()))
                 st.html(f'<p class="soft">{escape(demo.about)}</p>')
-                st.page_link(pages[demo.name], label="Open", icon=":material/arrow_forward:")
+                st.button("Open", key=f"open {demo.name}", on_click=_turn_to, args=(demo.name,))
     for demo, place in previews:
         try:
             rendered = render(demo, {}, _progress(place))
@@ -294,8 +309,8 @@ def _show(demo: Demo) -> None:
         place.error(f"Not foreseen: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
         return
     place.empty()
-    for line in rendered.lines:
-        st.html(f"<p>{escape(line)}</p>")
+    if rendered.lines:
+        st.html("".join(f"<p>{escape(line)}</p>" for line in rendered.lines))
     for figure in rendered.figures:
         _figure(figure)
     if rendered.numbers:
@@ -401,8 +416,9 @@ def _css() -> str:
 h1 { font-size: 1.9rem !important; letter-spacing: -.015em; padding: 0 0 .4rem !important; }
 h3 { font-size: 1.05rem !important; letter-spacing: 0 !important; padding: 0 !important; }
 [data-testid="stHtml"] h3 { margin: 1.4rem 0 .15rem; }
-[data-testid="stColumn"] h3 { margin-top: 0; } [data-testid="stHtml"] p { margin: 0; }
+[data-testid="stColumn"] h3 { margin-top: 0; } [data-testid="stHtml"] p { margin: 0 0 .15rem; }
 [data-testid="stImage"] img { image-rendering: pixelated; border-radius: 4px; }
+[data-testid="stColumn"] [data-testid="stImage"] img { max-height: 180px; width: auto !important; max-width: 100%; }
 [data-testid="stColumn"] > [data-testid="stVerticalBlock"], [data-testid="stColumn"] [data-testid="stLayoutWrapper"],
 [data-testid="stColumn"] [data-testid="stLayoutWrapper"] > div { height: 100%; }
 .soft { color: #767e89; max-width: 46rem; font-size: .92rem; } .about { font-size: 1rem; }
