@@ -59,7 +59,7 @@ LAYERS = {
     "experiment": "config run logs report pictures system data interrupt evaluation train building factors plan codes "
     "trained",
     "first_stage": "building plan",
-    "explore": "config run data pictures report building plan",
+    "explore": "config run data models pictures report building plan",
     "demo": "config run data pictures report system models systems trained building experiment explore",
     # What a person starts.
     "cli": "config run record train interrupt factors experiment explore demo",
