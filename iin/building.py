@@ -7,6 +7,7 @@ checkpoint of its own, whatever has become of the first stage's run.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import importlib.util
@@ -187,7 +188,12 @@ def load_sound(run: Run, which: str | int | Path | None = None) -> tuple[dict[st
 
 def trained_part(params: Mapping[str, Any]) -> nn.Module:
     """What a first stage stands for, with its weights."""
-    return part_of(with_weights(params["config"], *checkpoint_of(params)), params)
+    content, path = checkpoint_of(params)
+    system = with_weights(params["config"], content, path)
+    with contextlib.suppress(RunError):  # a checkpoint by itself does not know how factors are called
+        if names := Run(path.parent.parent).state.get("factors"):
+            system.names = tuple(names)  # type: ignore[assignment]
+    return part_of(system, params)
 
 
 def part_of(system: System, params: Mapping[str, Any]) -> nn.Module:

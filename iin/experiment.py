@@ -25,6 +25,7 @@ from iin.building import (
     datasets,
     device_of,
     digest,
+    first_stages,
     fresh,
     load_sound,
     logs_folder,
@@ -43,7 +44,7 @@ from iin.factors import adopt, settle
 from iin.files import write_atomically
 from iin.interrupt import Interrupt, Interrupted
 from iin.logs import LogError, open_sinks
-from iin.plan import FirstStage, Plan, changes, plan, plan_resume
+from iin.plan import FirstStage, Plan, changes, locate, plan, plan_resume
 from iin.run import Run, RunError, step_of, write_json
 from iin.seeds import mix
 from iin.system import System
@@ -416,6 +417,9 @@ def evaluate_run(
     """
     trained = load(run, which, overrides=overrides, allow=allow)
     tree, system = trained.tree, trained.system
+    for path, node in first_stages(tree.get("evaluate", {}), "evaluate"):  # those that overrides bring
+        if not isinstance(node["params"].get("config"), Mapping):
+            locate(node["params"], path=path, allow=allow)
     settings, seed = Training(**tree.get("train", {})), tree.get("seed", 0)
     (data,) = datasets(tree, "test")
     name_factors(system, data)
