@@ -80,7 +80,8 @@ class Attack:
                 default=0.02,
                 whole=False,
                 typed=True,
-                help="change of each pixel; black is -1 and white 1, so 0.02 are two and a half of 256 grey levels",
+                help="change of each pixel: 2 is from black to white, 0.02 are two and a half of 256 grey levels; small or "
+                "simple images take more, such as 0.3",
             ),
             layer_option(self.network, last=True),
             samples_option(2, 12, 6),
@@ -151,7 +152,9 @@ class Attack:
         for what, name, share in zip(INPUTS, names, shares.amax(1), strict=True):
             shown.lines.append(f"The network takes {what} for {name} ({share:.1%}).")
         made_names, _ = judged(run, made)
-        shown.lines.append(f"It takes what it sees in the attacked image, made an image, for {made_names[0]}.")
+        shown.lines.append(
+            f"What it sees in the attacked image, shown to it as an image, it takes for {made_names[0]}."
+        )
         half = (len(made_names) - 1) // 2
         before, after = made_names[1 : 1 + half], made_names[1 + half :]
         own = shares[:, shares[0].argmax()].tolist()
