@@ -62,7 +62,7 @@ LAYERS = {
     "explore": "config run data models pictures report building plan",
     "demo": "config run data pictures report system models systems trained building experiment explore",
     # What a person starts.
-    "cli": "config run record train interrupt factors experiment explore demo",
+    "cli": "config run record train interrupt factors experiment explore report demo",
     "": "experiment",  # iin.load, imported when it is used
 }
 """Module or subpackage -> those that it may import, beside itself and the bottom."""

@@ -197,6 +197,15 @@ class Needy(nn.Module):
         return Gaussian(code, code.new_zeros(code.shape))
 
 
+class Cut(nn.Sequential):
+    """A classifier of `Sides`, to be looked into: layers ``0`` to ``4``."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Flatten(), nn.Linear(64, 2)
+        )
+
+
 class Narrow(nn.Module):
     """A first stage for images of 4x4 only, with weights that it loads itself."""
 
