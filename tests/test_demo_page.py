@@ -193,8 +193,8 @@ class Tab:
     def pictures(self) -> list[bytes]:
         """Those that are shown, as files."""
         found = self.page.locator('[data-testid="stMain"] [data-testid="stImage"] img')
-        sources = [found.nth(index).get_attribute("src") or "" for index in range(found.count())]
-        return [self.page.request.get(self.server.address.rstrip("/") + source).body() for source in sources]
+        sources = found.evaluate_all("all => all.map(image => image.src)")
+        return [self.page.request.get(source).body() for source in sources]
 
     def alerts(self) -> list[str]:
         return self.page.locator('[data-testid="stAlert"], [data-testid="stException"]').all_inner_texts()

@@ -25,7 +25,7 @@ import iin
 from iin import config
 from iin.building import COSMETIC
 from iin.cli import eval as evaluate
-from iin.cli import explore, train
+from iin.cli import demo, explore, train
 from iin.config import ConfigError, schema
 from iin.config.reading import parse
 from iin.report import glossary
@@ -186,7 +186,8 @@ def test_every_figure_is_explained(site: Path) -> None:
 @pytest.mark.slow
 def test_every_option_of_the_commands_is_explained(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = anchors(site, "commands")
-    for command, prog in ((train, "iin-train"), (evaluate, "iin-eval"), (explore, "iin-explore")):
+    commands = {"iin-train": train, "iin-eval": evaluate, "iin-explore": explore, "iin-demo": demo}
+    for prog, command in commands.items():
         with pytest.raises(SystemExit):
             command.main(["--help"])
         options = set(re.findall(r"--([a-z-]+)", capsys.readouterr().out.split("examples:")[0]))
@@ -306,7 +307,7 @@ def filled_in(text: str, here: Path) -> str:
 def carry_out(line: str, here: Path) -> None:
     """A command of a page. What trains a shipped configuration, which takes minutes, is planned only."""
     command, *arguments = shlex.split(line, comments=True)
-    mains = {"iin-train": train.main, "iin-eval": evaluate.main, "iin-explore": explore.main}
+    mains = {"iin-train": train.main, "iin-eval": evaluate.main, "iin-explore": explore.main, "iin-demo": demo.main}
     if command in mains:
         if command == "iin-train" and "-b" in arguments and not (here / arguments[arguments.index("-b") + 1]).exists():
             arguments = [word for word in arguments if word != "--dry-run"] + ["--dry-run"]

@@ -247,19 +247,22 @@ def draw() -> None:
     places = {HOME: HOME, **{demo.name: demo.title for demo in _demos}}
     here = st.query_params.get("demo", HOME)
     here = here if here in places else HOME
+    st.session_state["page"] = here
     with st.sidebar:
-        picked = st.selectbox("Page", list(places), list(places).index(here), places.__getitem__, key=f"page {here}")
-        if picked is not None and picked != here:
-            _turn_to(picked)
-            st.rerun()
+        st.selectbox("Page", list(places), format_func=places.__getitem__, key="page", on_change=_turned)
+        st.divider()
     if here == HOME:
         _gallery()
     else:
         _show(runs.find(_demos, here))
 
 
+def _turned() -> None:
+    _turn_to(st.session_state["page"])
+
+
 def _turn_to(name: str) -> None:
-    """Have another page drawn next time. It is an address of its own, which one may keep, and come back from."""
+    """Have another page drawn. It has an address of its own, which one may keep, and come back from."""
     if name == HOME:
         st.query_params.clear()
     else:
@@ -412,7 +415,7 @@ def _css() -> str:
 [data-testid="stMainBlockContainer"] { max-width: 1100px; padding: 3.5rem 2.5rem 4rem; }
 [data-testid="stMain"] [data-testid="stVerticalBlock"] { gap: .6rem; }
 [data-testid="stSidebar"] [data-testid="stVerticalBlock"] { gap: .35rem; }
-[data-testid="stSidebarUserContent"] { padding-top: .5rem; }
+[data-testid="stSidebarUserContent"] { padding-top: .5rem; } [data-testid="stSidebar"] hr { margin: .6rem 0; }
 h1 { font-size: 1.9rem !important; letter-spacing: -.015em; padding: 0 0 .4rem !important; }
 h3 { font-size: 1.05rem !important; letter-spacing: 0 !important; padding: 0 !important; }
 [data-testid="stHtml"] h3 { margin: 1.4rem 0 .15rem; }
