@@ -264,7 +264,10 @@ def _split(flow: nn.Module, device: torch.device) -> None:
     blocks = [block for block in getattr(flow, "blocks", ()) if sum(p.numel() for p in block.parameters()) >= SMALLEST]
     for part in [*blocks, flow]:
         fully_shard(part, mesh=mesh)
-        register_fsdp_forward_method(part, "inverse")
+        # All that is called from outside and needs weights; of these, conditional flows alone have the last ones.
+        for name in ("inverse", "embed", "through", "back"):
+            if hasattr(part, name):
+                register_fsdp_forward_method(part, name)
 
 
 def _whole(state: Any) -> Any:

@@ -71,9 +71,11 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def case(name: str, stage: dict[str, str]) -> dict[str, Any]:
     tree = adversarial() if name == "adversarial" else tiny.flow(stage)
+    if name.startswith("conditional"):
+        tree = tiny.conditional(stage)
     tree["train"] |= {"log_every": 1, "checkpoint_every": 1, "keep": 100, "lr": 1e-3}
     tree["train"]["evaluate_every"] = 2
-    if name == "sharded":
+    if name.endswith("sharded"):
         tree["train"]["shard"] = True
         tree["system"]["params"]["flow"]["params"]["hidden"] = 80  # blocks that are worth splitting
     return tree
@@ -98,7 +100,7 @@ def near(found: Any, expected: Any, tolerance: float, where: str = "") -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["flow", "adversarial", "sharded"])
+@pytest.mark.parametrize("name", ["flow", "adversarial", "sharded", "conditional", "conditional sharded"])
 def test_two_processes_train_as_one_does(name: str, stage: dict[str, str], tmp_path: Path) -> None:
     path = tiny.write(tmp_path / "config.yaml", case(name, stage))
     assert train("-b", path, "--logs", tmp_path / "one") == 0

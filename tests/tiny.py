@@ -310,6 +310,28 @@ def flow(first_stage: Mapping[str, Any], **train: Any) -> dict[str, Any]:
     }
 
 
+def conditional(first_stage: Mapping[str, Any], layer: str = "2", **train: Any) -> dict[str, Any]:
+    """A conditional flow over the autoencoder's code and a layer of `Cut`: its map ``2``, or its answer."""
+    embedder = {"2": node("iin.models.PoolingEmbedder", channels=4, dim=4)}.get(
+        layer, node("iin.models.DenseEmbedder", channels=2, dim=4)
+    )
+    return {
+        "name": f"layer_{layer}",
+        "data": {"train": node("tiny.Still", count=24), "test": node("tiny.Still", count=10)},
+        "system": node(
+            "iin.systems.LatentFlow",
+            first_stage=node("iin.first_stage.pretrained", **first_stage),
+            representation=node("iin.models.Layer", model=node("tiny.Cut"), layer=layer),
+            flow=node("iin.flows.conditional_flow", dim=4, blocks=2, hidden=8, depth=1, embedder=embedder),
+        ),
+        "train": {"epochs": 2, "batch_size": 4, "eval_batch_size": 4, "lr": 1e-2, "log_every": 2, **train},
+        "evaluate": {
+            "invariances": node("iin.metrics.Invariances", images=10, samples=3),
+            "normality": node("iin.metrics.Normality"),
+        },
+    }
+
+
 def write(path: Path, tree: Mapping[str, Any]) -> str:
     """Write a configuration; returns its path as the command line has it."""
     path.write_text(yaml.safe_dump(dict(tree), sort_keys=False))
