@@ -709,3 +709,25 @@ def test_shipped_configurations_say_what_was_published(name: str) -> None:
     assert (quick["perceptual"], quick["reconstruction"], quick["logvar_init"]) == ("none", "l2", -3.0)
     assert quick["discriminator"] is None
     check(load([name]))
+
+
+# --- sizes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "n_down"), [(64, 4), (64, 5), (128, 4), (128, 5)])
+def test_larger_images_are_learnt_too(size: int, n_down: int) -> None:
+    torch.manual_seed(0)
+    model = Model(channels=3, size=size, dim=8, n_down=n_down, width=4, deterministic=True)
+    image = (torch.rand(4, 3, 1, 1) * 2 - 1).expand(4, 3, size, size)  # each of one colour
+    system = Autoencoder(model, reconstruction="l2", logvar_init=-3.0)
+    optimizer = torch.optim.Adam(system.parameters(), lr=1e-3)
+    errors = []
+    for step in range(20):
+        objective = next(iter(system.objectives(Images(image, None), step)))
+        optimizer.zero_grad()
+        objective.loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            errors.append(float((model(image) - image).square().mean()))
+    assert model(image).shape == image.shape and model.encode(image).mean.shape == (4, 8)
+    assert errors[-1] < 0.75 * errors[0]
