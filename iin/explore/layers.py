@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from torch import nn
+
 from iin import config as configuration
 from iin.config import Config
 from iin.config.targets import is_node
@@ -70,11 +72,12 @@ def _made(network: str, allow: Sequence[str]) -> Any:
         return network
     target = configuration.resolve(network, allow)
     try:
-        return target()
+        made = target()
     except TypeError as error:
         raise ValueError(
             f"{network}: cannot be made without arguments ({error}); name a function that gives them"
         ) from error
+    return made.eval() if isinstance(made, nn.Module) else made
 
 
 def _representations(node: Any, allow: Sequence[str]) -> Iterator[Any]:

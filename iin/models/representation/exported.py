@@ -20,7 +20,8 @@ class Exported(nn.Module):
     """An exported program as a network.
 
     Its graph holds operations only; each says which submodule it was part of, and by that the submodules' answers are
-    found. One that did no operation of its own, such as ``Identity``, is not among the layers.
+    found. One that did no operation of its own, such as ``Identity``, is not among the layers. One that answers several
+    tensors answers a tuple of them, in the order in which they are computed.
 
     Args:
         program: what ``torch.export.load`` answers, or the module of one.
@@ -65,16 +66,21 @@ class Exported(nn.Module):
             def run_node(self, node: fx.Node) -> Any:
                 value = super().run_node(node)
                 for path, call in watch.get(node, ()):
+                    if len(ends[path][call]) == 1:
+                        seen.setdefault(path, []).append(keep(value))
+                        continue
                     got = parts.setdefault((path, call), [])
-                    got.append(keep(value))
+                    got.append(value.clone() if isinstance(value, Tensor) else value)
                     if len(got) == len(ends[path][call]):
-                        seen.setdefault(path, []).append(got[0] if len(got) == 1 else tuple(got))
+                        seen.setdefault(path, []).append(keep(tuple(got)))
                 if stop and last and len(seen) == len(last):
                     raise _Enough
                 return value
 
         with suppress(_Enough):
-            Reader(self.program).run(image)
+            reader = Reader(self.program)
+            reader.extra_traceback = False  # errors are told in one line
+            reader.run(image)
         return seen
 
     def _operations(self) -> list[fx.Node]:

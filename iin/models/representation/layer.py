@@ -234,7 +234,7 @@ def _explained(name: str, inputs: Tensor) -> Iterator[None]:
     """Say what a network was given when it fails."""
     try:
         yield
-    except torch.OutOfMemoryError:
+    except torch.cuda.OutOfMemoryError:
         raise
     except (RuntimeError, AssertionError, TypeError, IndexError) as error:
         if inputs.is_meta:  # a rehearsal without memory, which is then done in earnest

@@ -85,7 +85,8 @@ def describe(
             if calls:
                 rows.append(row(path, kind, calls[0], "; ".join(notes)))
             else:
-                rows.append(Row(path, kind, None, "never called for an image"))
+                unseen = ", or in a branch or loop only" if isinstance(layer.model, torch.jit.ScriptModule) else ""
+                rows.append(Row(path, kind, None, f"never called for an image{unseen}"))
         for own, note in (("logits", "what the network answers"), ("softmax", "of the logits")):
             if own not in names:
                 rows.append(row("", "", whole, note)._replace(path=own))

@@ -86,7 +86,8 @@ def _way(module: Any, method: str, path: tuple[str, ...], seen: frozenset[str]) 
     hidden = False
     for index, node in enumerate(graph.nodes()):
         if node.kind() != "prim::CallMethod":
-            hidden |= any(_called(call) == path for call in node.findAllNodes("prim::CallMethod", True))
+            inside = (_called(call) for call in node.findAllNodes("prim::CallMethod", True))
+            hidden |= any(call and call == path[: len(call)] for call in inside)
             continue
         called, inner = _called(node), node.s("name")
         # A method may call others of its own module, and they it.
@@ -94,8 +95,7 @@ def _way(module: Any, method: str, path: tuple[str, ...], seen: frozenset[str]) 
             continue
         rest = []
         if called != path:
-            inside = frozenset() if called else seen | {inner}
-            rest = _way(_at(module, called), inner, path[len(called) :], inside)
+            rest = _way(_at(module, called), inner, path[len(called) :], frozenset() if called else seen | {inner})
         if called == path or rest:
             return [_Call(_until(graph, index), called, inner), *rest]
     if hidden:

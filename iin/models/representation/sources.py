@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -306,10 +307,16 @@ def _fetched(what: Any, fetch: Callable[[], Any]) -> Any:
 
 def _file(path: Path) -> nn.Module:
     if path.suffix == ".pt2":
+        log = logging.getLogger("torch.export")
+        level = log.level
+        log.setLevel(logging.CRITICAL)  # it would print a traceback beside raising an error
         try:
-            return Exported(torch.export.load(path))
+            with torch.device("cpu"):  # even if all else is built without memory, for a rehearsal
+                return Exported(torch.export.load(path))
         except Exception as error:  # zip, JSON and torch's own, whatever is wrong with a file
             raise ValueError(f"{path}: not a file of torch.export ({_short(error)})") from error
+        finally:
+            log.setLevel(level)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch would rather have files of torch.export
@@ -366,7 +373,10 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
 
 def _is_exported(model: Any) -> bool:
     if isinstance(model, fx.GraphModule):
-        return any("nn_module_stack" in node.meta for node in model.graph.nodes if node.op == "call_function")
+        # Graphs of torch.fx alone call modules, and are read like other modules.
+        nodes = [node for node in model.graph.nodes if node.target != "_guards_fn"]
+        called = any(node.op == "call_module" for node in nodes)
+        return not called and any("nn_module_stack" in node.meta for node in nodes)
     return True
 
 
