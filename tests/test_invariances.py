@@ -443,3 +443,71 @@ def test_a_curve_needs_runs_of_layers(tmp_path: Path) -> None:
         layers.check(tmp_path / "none" / "a.png", 2)
     assert not list(tmp_path.iterdir())
     assert [panel.title for panel in layers.panels([known, known])] == ["Variance of the code, %"]
+
+
+ANY = """
+name: any
+data:
+  train: {target: iin.data.MNIST, params: {split: train}}
+  test: {target: iin.data.MNIST, params: {split: test}}
+system:
+  target: iin.systems.LatentFlow
+  params:
+    first_stage: {target: iin.models.Autoencoder, params: {size: 32, dim: 16, width: 4}}
+    representation:
+      target: iin.models.Layer
+      params:
+        model: torchvision:resnet18
+        layer: layer2
+        preprocess: {size: 64, channels: 3, mean: imagenet, std: imagenet}
+    flow:
+      target: iin.flows.conditional_flow
+      params:
+        dim: 16
+        blocks: 2
+        hidden: 32
+        embedder: {target: iin.models.PoolingEmbedder, params: {channels: 128, dim: 16, width: 8}}
+train: {steps: 20, batch_size: 8, lr: 1e-3, log_every: 1}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", ["torchvision", "timm", "script", "export", "own"])
+def test_one_configuration_takes_any_network(network: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "any.yaml"
+    path.write_text(ANY)
+    overrides = {
+        "torchvision": ("torchvision:resnet18", "layer2", 128, "{size: 32}"),
+        "timm": ("timm:vit_tiny_patch16_224", "blocks.2", 192, "{size: 224}"),
+        "script": (str(tmp_path / "net.pt"), "1", 5, "none"),
+        "export": (str(tmp_path / "net.pt2"), "1", 5, "none"),
+        "own": ("{target: tiny.Cut}", "1", 4, "none"),
+    }
+    model, layer, count, preprocess = overrides[network]
+    if network == "timm":
+        pytest.importorskip("timm")
+    inner = nn.Sequential(nn.Conv2d(1, 5, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3)).eval()
+    if network == "script":
+        torch.jit.script(inner).save(model)
+    if network == "export":
+        batch = {0: torch.export.Dim("batch", min=1)}
+        torch.export.save(torch.export.export(inner, (torch.zeros(2, 1, 32, 32),), dynamic_shapes=(batch,)), model)
+    embedder = "system.params.flow.params.embedder.params"
+    representation = "system.params.representation.params"
+    arguments = [
+        f"{representation}.model={model}",
+        f"{representation}.layer='{layer}'",
+        f"{representation}.preprocess={preprocess}",
+        f"{embedder}.channels={count}",
+    ]
+    logs = tmp_path / "logs"
+    assert train("-b", path, *arguments, "--allow", "tiny", "--logs", logs) == 0, capsys.readouterr().err
+    run = only(logs)
+    assert run.state["step"] == 20
+    loaded = iin.load(run.folder, allow=["tiny"])
+    image = iin.data.MNIST(split="test")[range(2)].image
+    assert loaded.resample(image, 3).shape == (2, 3, 1, 32, 32)
+    wrong = [*arguments[:-1], f"{embedder}.channels=7"]
+    capsys.readouterr()
+    assert train("-b", path, *wrong, "--allow", "tiny", "--logs", tmp_path / "none") == 2
+    assert str(count) in capsys.readouterr().err and not (tmp_path / "none").exists()
