@@ -15,7 +15,7 @@ from iin.flows import ConditionalFlow
 from iin.flows import conditional_flow as build
 from iin.models import ConvEmbedder, DenseEmbedder
 
-__all__ = ["completed", "conditional_flow"]
+__all__ = ["Untold", "completed", "conditional_flow"]
 
 CONFIGURATION = "configuration of a conditional flow"
 """What errors call it."""
@@ -35,6 +35,17 @@ DEFAULTS = {
     "conditioning_dims": "none",
     "embedder_down": 4,
 }
+
+
+class Untold(CompatError):
+    """Weights that do not tell all of the configuration; ``names`` is what lacks."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(
+            f"a conditional flow, whose weights do not tell {' and '.join(names)}: give its configuration, as in "
+            f"iin.compat.load(path, config={{{', '.join(f'{name!r}: ...' for name in names)}}})"
+        )
+        self.names = tuple(names)
 
 
 def conditional_flow(
@@ -100,14 +111,11 @@ def completed(state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None
         config: what is known of it, as `conditional_flow` takes it; it counts where the weights tell otherwise.
 
     Raises:
-        CompatError: what the weights do not tell is not known.
+        Untold: what the weights do not tell is not known.
     """
     told = _told(state_dict) | dict(_section(config or {}))
     if missing := [name for name in ("activation", "conditioning_spatial_size") if name not in told]:
-        raise CompatError(
-            f"a conditional flow, whose weights do not tell {' and '.join(missing)}: give its configuration, as in "
-            f"iin.compat.load(path, config={{{', '.join(f'{name!r}: ...' for name in missing)}}})"
-        )
+        raise Untold(missing)
     return told
 
 
