@@ -144,7 +144,9 @@ def checkpoint_of(params: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
     """
     if "checkpoint" in params:
         path = Path(params["checkpoint"])
-        return (_original_content if compat.is_original(path) else read_checkpoint)(path), path
+        if compat.is_original(path):
+            return _original_content(path, params.get("original")), path
+        return read_checkpoint(path), path
     run = Run(params["run"]) if "run" in params else Run.find(logs_folder(), digest(params["config"]))
     if run is None:
         name = params["config"].get("name")
@@ -152,15 +154,19 @@ def checkpoint_of(params: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
     return load_sound(run)
 
 
-def original(path: Path) -> dict[str, Any]:
+def original(path: Path, told: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A configuration of the network in a checkpoint, or run's folder, of the original project; it names no data.
 
     The network is the part ``model`` of its system, or, of a flow, the whole.
 
+    Args:
+        path: the checkpoint, or the folder.
+        told: what a conditional flow's weights do not tell; see `compat.load`.
+
     Raises:
         compat.CompatError: not such a file, or one that is damaged.
     """
-    node = compat.architecture(path)
+    node = compat.architecture(path, told)
     kind = node["target"].rpartition(".")[2]
     first_stage = node["target"].startswith("iin.models.")
     trains = "Classifier" if kind == "Classifier" else "Autoencoder"
@@ -171,10 +177,10 @@ def original(path: Path) -> dict[str, Any]:
     }
 
 
-def _original_content(path: Path) -> dict[str, Any]:
+def _original_content(path: Path, told: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The network in a checkpoint of the original project, as a checkpoint of ours has it."""
-    system: Any = skeleton(original(path))
-    getattr(system, "model", system).load_state_dict(compat.load(path).state_dict())
+    system: Any = skeleton(original(path, told))
+    getattr(system, "model", system).load_state_dict(compat.load(path, config=told).state_dict())
     return {"step": compat.step_of(path), "system": system.state_dict()}
 
 

@@ -18,6 +18,7 @@ def pretrained(
     part: str = "model",
     run: str | None = None,
     checkpoint: str | None = None,
+    original: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """A part of a trained system, frozen and in eval mode.
 
@@ -36,24 +37,35 @@ def pretrained(
         run: a run's folder, instead of looking one up.
         checkpoint: a checkpoint file; its configuration is that of the run that it lies in, or else ``config``. One of
             the original project tells its own.
+        original: of a conditional flow of the original, what its weights do not tell; ``config`` of `iin.compat.load`.
 
     Raises:
         RunError: there is no finished run of that configuration; this function does not train.
         ValueError: there is no such part.
     """
-    for mistake in check(config, part, run, checkpoint):
+    for mistake in check(config, part, run, checkpoint, original):
         raise ValueError(f"pretrained: {mistake}")
-    params: dict[str, Any] = {"config": config, "part": part, "run": run, "checkpoint": checkpoint}
+    params: dict[str, Any] = {
+        "config": config,
+        "part": part,
+        "run": run,
+        "checkpoint": checkpoint,
+        "original": original,
+    }
     locate(params)
     return trained_part(params)
 
 
-def check(config: Any = None, part: Any = "model", run: Any = None, checkpoint: Any = None, **_: Any) -> Iterator[str]:
+def check(
+    config: Any = None, part: Any = "model", run: Any = None, checkpoint: Any = None, original: Any = None, **_: Any
+) -> Iterator[str]:
     """What is wrong with the arguments taken together."""
     if run is not None and checkpoint is not None:
         yield "give run or checkpoint, not both"
     if config is None and run is None and checkpoint is None:
         yield "give config, run or checkpoint"
+    if original is not None and checkpoint is None:
+        yield "original tells of a checkpoint; give checkpoint too"
 
 
 pretrained.check = check  # type: ignore[attr-defined]

@@ -57,7 +57,7 @@ class FirstStage:
     hint: str = ""
     """Without a run: the newest finished one of that name, and how its settings differ."""
     missing: str = ""
-    """The file or folder named by hand that is not here, of a rehearsal."""
+    """The file of weights that a shipped configuration names and that is not here, of a rehearsal."""
 
 
 @dataclass
@@ -358,7 +358,8 @@ def locate(
         absent = f"{path}.params.{named}: {params[named]} does not exist ({file or 'command line'})"
         if named == "checkpoint" and not Path(params[named]).is_absolute():
             absent += f"; put it into {search[0]} or the current folder"
-            if rehearse:
+            # What a shipped configuration names is to be fetched; elsewhere, a name that leads nowhere is a mistake.
+            if rehearse and file is not None and file.is_relative_to(configuration.shipped()):
                 return FirstStage(path, missing=absent)
         raise ConfigError([absent])
     params[named] = str(place)
@@ -371,7 +372,7 @@ def locate(
             # That very file, so that one which comes later is not taken for it.
             stage.checkpoint = compat.newest(place)
             params["checkpoint"] = str(stage.checkpoint)
-            params["config"] = original(stage.checkpoint)
+            params["config"] = original(stage.checkpoint, params.get("original"))
         except compat.CompatError as error:
             raise ConfigError([f"{path}.params.{named}: {error}"]) from error
         if not params["config"]["system"]["target"].startswith("iin.systems."):

@@ -272,3 +272,22 @@ def test_a_missing_file_is_told_with_its_place(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=f"bigae.ckpt does not exist .*; put it into {tmp_path}"):
         pretrained(checkpoint="bigae.ckpt")
+
+
+# --- flows that stand on them -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["vector", "vector_lrelu_seq", "vector_dims", "spatial_down1", "spatial_down2"])
+def test_a_published_conditional_flow_may_stand_in_a_configuration(name: str, recording: Any, tmp_path: Path) -> None:
+    case = recording("invariances/cinn.pt")["cases"][name]
+    path, told = tmp_path / "cinn.ckpt", case["config"]["Transformer"]
+    torch.save(case["state_dict"], path)
+    rest = {key: told[key] for key in ("activation", "conditioning_spatial_size")}  # all that weights do not tell
+    flow = pretrained(checkpoint=str(path), part="", original=rest)
+    with torch.no_grad():
+        z, _ = flow(case["z"].flatten(1), case["c"])
+    torch.testing.assert_close(z, case["out"].flatten(1), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ConfigError, match="do not tell activation"):
+        pretrained(checkpoint=str(path), part="")
+    with pytest.raises(ValueError, match="original tells of a checkpoint; give checkpoint too"):
+        pretrained(config="mnist_ae", original=rest)

@@ -191,6 +191,10 @@ def test_what_is_missing_is_told_with_its_place(
         assert any(file in line and str(tmp_path) in line for line in missing), file
     assert training.main(["-b", name]) == 2
     assert "bigae_animal" in capsys.readouterr().err
+    # A file that somebody names by hand is another matter.
+    by_hand = "system.params.first_stage.params.checkpoint=nowhere.ckpt"
+    assert training.main(["-b", name, "--dry-run", by_hand]) == 2
+    assert "nowhere.ckpt does not exist (command line); put it into" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -14,8 +14,8 @@ from iin.compat.conditional import completed, conditional_flow
 from iin.compat.networks import autoencoder, classifier, discriminator, factor_flow, flow
 from iin.compat.reading import named, read
 from iin.compat.state import CompatError, Source, listed
-from iin.flows import Chain
-from iin.models import Autoencoder, BigAE, BigGAN, Classifier
+from iin.flows import Chain, ConditionalFlow
+from iin.models import Autoencoder, BigAE, BigGAN, Classifier, ConvEmbedder
 from iin.system import System
 
 __all__ = ["architecture", "load", "network_of", "system"]
@@ -111,9 +111,15 @@ def system(path: str | Path, **settings: Any) -> System:
         return made.train()
 
 
-def architecture(path: str | Path) -> dict[str, Any]:
-    """Node of a configuration that builds the network of an original checkpoint, without its weights."""
-    model = load(path)
+def architecture(path: str | Path, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Node of a configuration that builds the network of an original checkpoint, without its weights.
+
+    Args:
+        path, config: see `load`.
+    """
+    model = load(path, config=config)
+    if isinstance(model, ConditionalFlow):
+        return _conditional(model)
     if isinstance(model, Chain):
         coupling: Any = model[1]
         sizes = {"dim": coupling.dim, "blocks": len(model) // 4, "hidden": coupling.hidden, "depth": coupling.depth}
@@ -127,3 +133,21 @@ def architecture(path: str | Path) -> dict[str, Any]:
         names = ["size", "classes", "part", "embedding", "width"]
     params = {name: list(value) if isinstance(value := getattr(model, name), tuple) else value for name in names}
     return {"target": f"iin.models.{type(model).__name__}", "params": params}
+
+
+def _conditional(flow: ConditionalFlow) -> dict[str, Any]:
+    block: Any = flow.blocks[0]
+    coupling, embedder = block[-2], flow.embedder
+    maps = isinstance(embedder, ConvEmbedder)
+    names = ["channels", "size", "dim", "n_down", "width"] if maps else ["channels", "dim", "widths"]
+    params = {name: list(value) if isinstance(value := getattr(embedder, name), tuple) else value for name in names}
+    sizes = {"dim": flow.dim, "blocks": len(flow.blocks), "hidden": coupling.hidden, "depth": coupling.depth}
+    return {
+        "target": "iin.flows.conditional_flow",
+        "params": {
+            **sizes,
+            "embedder": {"target": f"iin.models.{type(embedder).__name__}", "params": params},
+            "conditioning": flow.conditioning,
+            "activation": "lrelu" if len(block) > 4 else "none",
+        },
+    }
