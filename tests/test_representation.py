@@ -626,6 +626,14 @@ def test_graphs_of_fx_are_modules(net: Net, images: Tensor) -> None:
     assert torch.equal(Layer(graph, "0.0")(images), net.features[0](images))
 
 
+def test_traces_that_were_not_stored(net: Net, images: Tensor) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trace = torch.jit.trace(net, images)
+    torch.testing.assert_close(Layer(trace, "features.2")(images[:1]), Layer(net, "features.2")(images[:1]))
+    assert {row.path: row for row in describe(trace, 16)}["hidden"].shape == (7,)
+
+
 def test_frozen_scripts_have_their_ends_alone(images: Tensor) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

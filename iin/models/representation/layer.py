@@ -59,7 +59,7 @@ class Layer(nn.Module):
         self,
         model: nn.Module | str | Callable[..., Any],
         layer: str,
-        preprocess: Literal["none", "imagenet", "weights"] | dict[str, Any] | None = None,
+        preprocess: Literal["none", "imagenet", "weights"] | Mapping[str, Any] | None = None,
         layout: Layout = "auto",
         item: int | str | None = None,
         gradient: bool = False,
