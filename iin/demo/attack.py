@@ -80,8 +80,8 @@ class Attack:
                 default=0.02,
                 whole=False,
                 typed=True,
-                help="change of each pixel: 2 is from black to white, 0.02 are two and a half of 256 grey levels; small "
-                "or simple images take more, such as 0.3",
+                help="change of each pixel: 2 is from black to white, 0.02 are two and a half of 256 grey levels; "
+                "small or simple images take more, such as 0.3",
             ),
             layer_option(self.network, last=True),
             samples_option(2, 12, 6),
