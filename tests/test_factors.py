@@ -23,7 +23,7 @@ from iin.factors import MARK, provisional, settle, write_overlay
 from iin.metrics.dims import at_least_one, factor_dims, factor_scores
 from iin.run import Run
 from iin.seeds import mix
-from iin.systems.flow import FactorFlow, equal_parts
+from iin.systems.factor import FactorFlow, equal_parts
 
 Errors = Callable[[], str]
 

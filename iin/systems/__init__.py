@@ -2,6 +2,7 @@
 
 from iin.systems.autoencoder import Autoencoder
 from iin.systems.classifier import Classifier
-from iin.systems.flow import FactorFlow, LatentFlow
+from iin.systems.factor import FactorFlow
+from iin.systems.flow import LatentFlow
 
 __all__ = ["Autoencoder", "Classifier", "FactorFlow", "LatentFlow"]
