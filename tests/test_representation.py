@@ -105,6 +105,24 @@ def test_a_relu_that_works_in_place_does_not_change_the_layer_before_it() -> Non
     torch.testing.assert_close(Layer(network, "features.11")(image), before.relu())
 
 
+def test_images_and_representations_share_no_memory(images: Tensor) -> None:
+    network = nn.Sequential(nn.Identity(), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    before = images.clone()
+    for name in ("input", "0", "1", "logits"):
+        layer = Layer(network, name)
+        layer(images).zero_()
+        layer.logits(images)
+        assert torch.equal(images, before), name
+    image = images.requires_grad_()
+    Layer(network, "1", gradient=True)(image).sum().backward()  # a leaf cannot be changed in place
+    assert torch.equal(image.grad, (before > 0).float())
+    held = answers(lambda x: held.kept)
+    held.kept = torch.ones(2, 3)
+    found = Layer(held, "odd")(images)
+    held.kept.zero_()
+    assert torch.equal(found, torch.ones(2, 3))
+
+
 def test_nothing_behind_the_layer_is_run(net: Net, images: Tensor) -> None:
     Layer(net, "features.3")(images)
     assert net.past_head == 0

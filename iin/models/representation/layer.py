@@ -192,14 +192,14 @@ class Layer(nn.Module):
     def _run(self, inputs: Tensor) -> Any:
         _settle(self.model)
         with _explained(self.name, inputs):
-            return self.model(inputs)
+            return self.model(inputs.clone())  # whose first layer may work in place
 
     def _read(
         self, inputs: Tensor, paths: Iterable[str], keep: Callable[[Any], Any], stop: bool
     ) -> dict[str, list[Any]]:
         _settle(self.model)
         with _explained(self.name, inputs):
-            return read(self.model, inputs, paths, keep, stop)
+            return read(self.model, inputs.clone(), paths, keep, stop)
 
     def _answer(self, inputs: Tensor, keep: Callable[[Tensor], Any]) -> Any:
         """What the layer answers, or the network as a whole, for inputs as they are."""
