@@ -166,7 +166,11 @@ def original(path: Path, told: Mapping[str, Any] | None = None) -> dict[str, Any
     Raises:
         compat.CompatError: not such a file, or one that is damaged.
     """
-    node = compat.architecture(path, told)
+    return _around(compat.architecture(path, told))
+
+
+def _around(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration whose system is, or has for its model, what a node builds."""
     kind = node["target"].rpartition(".")[2]
     first_stage = node["target"].startswith("iin.models.")
     trains = "Classifier" if kind == "Classifier" else "Autoencoder"
@@ -179,8 +183,9 @@ def original(path: Path, told: Mapping[str, Any] | None = None) -> dict[str, Any
 
 def _original_content(path: Path, told: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The network in a checkpoint of the original project, as a checkpoint of ours has it."""
-    system: Any = skeleton(original(path, told))
-    getattr(system, "model", system).load_state_dict(compat.load(path, config=told).state_dict())
+    model = compat.load(path, config=told)
+    system: Any = skeleton(_around(compat.architecture(model)))
+    getattr(system, "model", system).load_state_dict(model.state_dict())
     return {"step": compat.step_of(path), "system": system.state_dict()}
 
 

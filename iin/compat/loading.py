@@ -111,13 +111,16 @@ def system(path: str | Path, **settings: Any) -> System:
         return made.train()
 
 
-def architecture(path: str | Path, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def architecture(path: str | Path | nn.Module, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Node of a configuration that builds the network of an original checkpoint, without its weights.
 
     Args:
-        path, config: see `load`.
+        path, config: see `load`; or the network that it returned.
+
+    Raises:
+        CompatError: as `load` does.
     """
-    model = load(path, config=config)
+    model = path if isinstance(path, nn.Module) else load(path, config=config)
     if isinstance(model, ConditionalFlow):
         return _conditional(model)
     if isinstance(model, Chain):
