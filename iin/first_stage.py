@@ -18,7 +18,7 @@ def pretrained(
     part: str = "model",
     run: str | None = None,
     checkpoint: str | None = None,
-    original: Mapping[str, Any] | None = None,
+    original: str | Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """A part of a trained system, frozen and in eval mode.
 
@@ -37,7 +37,8 @@ def pretrained(
         run: a run's folder, instead of looking one up.
         checkpoint: a checkpoint file; its configuration is that of the run that it lies in, or else ``config``. One of
             the original project tells its own.
-        original: of a conditional flow of the original, what its weights do not tell; ``config`` of `iin.compat.load`.
+        original: of a conditional flow of the original, what its weights do not tell, as `iin.compat.load` takes it in
+            ``config``: ``activation`` and, for maps, ``conditioning_spatial_size``; or the path of its YAML file.
 
     Raises:
         RunError: there is no finished run of that configuration; this function does not train.
@@ -64,7 +65,7 @@ def check(
         yield "give run or checkpoint, not both"
     if config is None and run is None and checkpoint is None:
         yield "give config, run or checkpoint"
-    if original is not None and checkpoint is None:
+    if original is not None and checkpoint is None and run is None:
         yield "original tells of a checkpoint; give checkpoint too"
 
 

@@ -30,7 +30,7 @@ from iin.building import (
 )
 from iin.config import Config, ConfigError, Training
 from iin.config.hints import hints_of
-from iin.config.reading import show_path
+from iin.config.reading import read, show_path
 from iin.data import sources
 from iin.factors import KEY, adopt
 from iin.logs import missing
@@ -364,6 +364,7 @@ def locate(
         raise ConfigError([absent])
     params[named] = str(place)
     stage = FirstStage(path, checkpoint=place if named == "checkpoint" else None)
+    told = _told(params, config, path)
     if compat.is_original(place):
         # As with runs: what was trained there is what the file says itself.
         if named == "run":
@@ -372,11 +373,26 @@ def locate(
             # That very file, so that one which comes later is not taken for it.
             stage.checkpoint = compat.newest(place)
             params["checkpoint"] = str(stage.checkpoint)
-            params["config"] = original(stage.checkpoint, params.get("original"))
+            params["config"] = original(stage.checkpoint, told)
         except compat.CompatError as error:
-            raise ConfigError([f"{path}.params.{named}: {error}"]) from error
-        if not params["config"]["system"]["target"].startswith("iin.systems."):
-            params.setdefault("part", "")  # a flow is no part of a system
+            words = str(error)
+            if isinstance(untold := error.__cause__, compat.Untold):
+                words = (
+                    f"{place}: a conditional flow, whose weights do not tell {' and '.join(untold.names)}: give "
+                    f"{path}.params.original, such as {{{', '.join(f'{name}: ...' for name in untold.names)}}}"
+                )
+            elif told is not None:
+                words += f" (told by {path}.params.original)"
+            raise ConfigError([f"{path}.params.{named}: {words}"]) from error
+        if not params["config"]["system"]["target"].startswith("iin.systems.") and params.get("part") in (
+            None,
+            "model",
+        ):
+            params["part"] = ""  # a flow is no part of a system
+    elif told is not None:
+        raise ConfigError(
+            [f"{path}.params.original: {place} is not of the original, and tells all itself; leave it out"]
+        )
     elif named == "checkpoint" and "config" in params:
         params["config"] = _plan(_inner_config(config, path, params["config"], quick), quick, allow).tree
         if is_auto(params["config"]):
@@ -389,6 +405,32 @@ def locate(
         params["config"] = trained.tree
     with_weights(params["config"], *checkpoint_of(params))  # missing or damaged weights come to light here
     return stage
+
+
+def _told(params: dict[str, Any], config: Config | None, path: str) -> Mapping[str, Any] | None:
+    """What is said of a checkpoint of the original beside it; a file of the original's is read, and put in its place.
+
+    Raises:
+        ConfigError: there is no such file, or it is none.
+    """
+    told = params.get("original")
+    if isinstance(told, Mapping):
+        # As everywhere, null takes back what a configuration before said.
+        params["original"] = {key: value for key, value in told.items() if value is not None}
+        return params["original"]
+    if told is None:
+        return None
+    file = config.where(f"{path}.params.original") if config else None
+    place = configuration.resolve_path(told, beside=file)
+    if place is None:
+        raise ConfigError([f"{path}.params.original: {told} does not exist ({file or 'command line'})"])
+    try:
+        tree = read(place)
+    except ConfigError as error:
+        raise ConfigError([f"{path}.params.original: {mistake}" for mistake in error.mistakes]) from error
+    # Beside this section stand data and training, of which nothing is taken.
+    params["original"] = tree.get("Transformer", tree)
+    return params["original"]
 
 
 def _similar(made: Plan, path: str) -> str:

@@ -18,14 +18,16 @@ from typing import Any, NamedTuple
 import fabricate
 import original
 import pytest
+import torch
 from runs import only
 from test_compat import write as write_original
+from test_compat_conditional import random_state
 
 import iin
 from iin import config
 from iin.building import COSMETIC
-from iin.cli import eval as evaluate
 from iin.cli import demo, explore, train
+from iin.cli import eval as evaluate
 from iin.config import ConfigError, schema
 from iin.config.reading import parse
 from iin.report import glossary
@@ -271,6 +273,13 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         write_original(folder / "original/mnist_ae/train/checkpoints/model-120000.ckpt", network)
         flow = original.flow_state(64, 2, 16, 2)
         write_original(folder / "original/mnist_iin/train/checkpoints/model-105600.ckpt", flow)
+        sizes = {"in_channels": 64, "mid_channels": 16, "hidden_depth": 2, "n_flows": 2, "conditioning_option": "none"}
+        context = {"conditioning_in_channels": 10, "conditioning_spatial_size": 1}
+        conditional = random_state({**sizes, **context})
+        torch.save(
+            {key: value.float() if value.is_floating_point() else value for key, value in conditional.items()},
+            folder / "cinn_mnist_softmax.ckpt",
+        )
     yield folder
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fabricate
 import pytest
 import tiny
 import torch
@@ -14,13 +16,18 @@ import yaml
 from original import autoencoder_state, classifier_state, flow_state
 from runs import evaluate, only, train
 from test_compat import write
+from test_compat_conditional import forward, random_state
 from torch import Tensor
 
 from iin import compat
+from iin.config import ConfigError
+from iin.data.animals import RESTRICTED
 from iin.experiment import load
 from iin.first_stage import pretrained
+from iin.models import BigAE
 
 Errors = Callable[[], str]
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "published_weights.md"
 STAGE = "system.params.first_stage.params"
 
 
@@ -183,3 +190,172 @@ def test_data_that_do_not_fit_are_told(here: Path, errors: Errors) -> None:
     assert train("-b", "flow.yaml") == 2
     line = errors()
     assert line.count("\n") == 1 and "does not fit system" in line
+
+
+# --- conditional flows -------------------------------------------------------------------------------------------
+
+FLOW = "system.params.flow.params"
+SIZES = {"in_channels": 4, "mid_channels": 7, "hidden_depth": 1, "n_flows": 2, "conditioning_option": "none"}
+MAPS = {**SIZES, "conditioning_in_channels": 4, "conditioning_spatial_size": 4, "embedder_down": 1}
+"""The section ``Transformer`` of a flow over layer 2 of `tiny.Cut`, which answers 4 maps of 4 x 4."""
+VECTORS = {**SIZES, "conditioning_in_channels": 2, "conditioning_spatial_size": 1, "conditioning_depth": 3}
+"""And over its answer."""
+
+
+def save(section: dict[str, Any], path: Path) -> None:
+    """Random weights of that configuration, bare, as they were published."""
+    state = random_state(section).items()
+    torch.save({key: value.float() if value.is_floating_point() else value for key, value in state}, path)
+
+
+def published(layer: str = "2", activation: str = "none", **told: Any) -> dict[str, Any]:
+    """``cinn.ckpt``, bare weights as they were published, and a configuration over them and the autoencoder."""
+    section = {**(MAPS if layer == "2" else VECTORS), "activation": activation}
+    save(section, Path("cinn.ckpt"))
+    tree = tiny.conditional({"checkpoint": "original"}, layer, steps=0)
+    tree["system"]["params"]["flow"] = tiny.node("iin.first_stage.pretrained", checkpoint="cinn.ckpt", **told)
+    tiny.write(Path("published.yaml"), tree)
+    return section
+
+
+@pytest.mark.parametrize(("layer", "activation"), [("2", "none"), ("2", "lrelu"), ("logits", "none")])
+def test_a_published_conditional_flow_is_evaluated_as_it_is(here: Path, layer: str, activation: str) -> None:
+    known = {"activation": activation, **({"conditioning_spatial_size": 4} if layer == "2" else {})}
+    section = published(layer, activation, original=known)
+    assert train("-b", "published.yaml") == 0
+    state = torch.load("cinn.ckpt", weights_only=True)
+    shutil.rmtree("original")
+    Path("cinn.ckpt").unlink()  # the run holds all that it needs
+    run = only(here / "logs").folder
+    system: Any = load(run, allow=["tiny"]).system
+    image = torch.rand(5, 1, 8, 8) * 2 - 1
+    context, x = system.represent(image), torch.randn(5, 4)
+    maps = context if layer == "2" else context[:, :, None, None]
+    expected = forward(state, section, x, maps)[0]
+    torch.testing.assert_close(system.flow(x, context)[0], expected, atol=1e-5, rtol=1e-5)
+    assert system.decode(torch.randn(5, 4), context).shape == image.shape
+    assert evaluate("-p", run) == 0
+    assert train("-r", run, "train.steps=6") == 0  # and trained further
+    moved: Any = load(run, allow=["tiny"]).system
+    assert not torch.equal(moved.flow(x, context)[0], system.flow(x, context)[0])
+
+
+def test_the_architecture_of_a_conditional_flow_is_written_out(here: Path) -> None:
+    published(original={"activation": "none", "conditioning_spatial_size": 4})
+    assert train("-b", "published.yaml") == 0
+    written = yaml.safe_load((only(here / "logs").folder / "config.yaml").read_text())
+    system = written["system"]["params"]["flow"]["params"]["config"]["system"]
+    sizes = {"channels": 4, "size": 4, "dim": 4, "n_down": 1, "width": 64}
+    assert system == tiny.node(
+        "iin.flows.conditional_flow",
+        dim=4,
+        embedder=tiny.node("iin.models.ConvEmbedder", **sizes),
+        blocks=2,
+        hidden=7,
+        depth=1,
+        conditioning="none",
+        activation="none",
+    )
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["section", "file"])
+def test_the_configuration_of_the_original_will_do(here: Path, whole: bool) -> None:
+    section = published("logits")
+    theirs = {"model": "invariances.model.cinn.ConditionalTransformer", "batch_size": 16, "Transformer": section}
+    folder = here / "configs"
+    folder.mkdir()
+    tiny.write(folder / "theirs.yaml", theirs)
+    # A file is looked for beside the configuration that names it.
+    node = {"params": {"original": "theirs.yaml" if whole else section}}
+    tiny.write(folder / "more.yaml", {"system": {"params": {"flow": node}}})
+    assert train("-b", "published.yaml", "configs/more.yaml") == 0
+    tree = yaml.safe_load((only(here / "logs").folder / "config.yaml").read_text())
+    assert tree["system"]["params"]["flow"]["params"]["original"] == section
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        (None, f"whose weights do not tell activation and conditioning_spatial_size: give {FLOW}.original, such as "
+               "{activation: ..., conditioning_spatial_size: ...}"),
+        ({"activation": "none"}, f"do not tell conditioning_spatial_size: give {FLOW}.original"),
+        ({"conditioning_spatial_size": 4}, f"do not tell activation: give {FLOW}.original"),
+        ({"activation": "tanh", "conditioning_spatial_size": 4}, "activation is 'tanh', expected none or lrelu"),
+        ({"activation": "none", "conditioning_spatial_size": 0}, "conditioning_spatial_size is 0, expected a whole"),
+        ({"activation": "none", "conditioning_spatial_size": 9}, "dense_encode.sub_layers.0.weight is [4, 64, 2, 2]"),
+        ({"activation": "none", "conditioning_spatial_size": 5}, "expected a context of shape [B, 4, 5, 5]"),
+        ({"Transformer": 3}, "expected names and values, as the original has below Transformer"),
+        ("theirs.yaml", f"{FLOW}.original: theirs.yaml does not exist"),
+        ("broken.yaml", f"{FLOW}.original: broken.yaml:1:"),
+        (7, f"{FLOW}.original: expected"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_about_a_conditional_flow_is_one_line(here: Path, errors: Errors, told: Any, words: str) -> None:
+    published(**({} if told is None else {"original": told}))
+    Path("broken.yaml").write_text("{")
+    assert train("-b", "published.yaml") == 2
+    line = errors()
+    assert line.count("\n") == 1 and words in line
+    assert "system.params.flow.params" in line or "does not fit system" in line
+    assert not (here / "logs").exists()
+
+
+def test_what_a_file_tells_itself_is_not_to_be_told(here: Path, errors: Errors) -> None:
+    told = {"activation": "none"}
+    assert train("-b", "flow.yaml", f"{STAGE}.original={told}") == 2
+    assert "a configuration is for conditional flows, and this is none" in errors()
+    tiny.write(here / "ae.yaml", tiny.autoencoder())
+    assert train("-b", "ae.yaml", "--logs", "own") == 0
+    errors()
+    shutil.copy(only(here / "own").checkpoint(12), "own.ckpt")
+    assert train("-b", "flow.yaml", f"{STAGE}={{checkpoint: own.ckpt, config: ae.yaml, original: {told}}}") == 2
+    line = errors()
+    assert line.count("\n") == 1 and f"{STAGE}.original" in line and "own.ckpt" in line
+
+
+def test_python_has_conditional_flows_too(here: Path) -> None:
+    section = published("logits")
+    flow: Any = pretrained(checkpoint="cinn.ckpt", original={"Transformer": section})
+    x, context = torch.randn(5, 4), torch.randn(5, 2)
+    expected = forward(torch.load("cinn.ckpt", weights_only=True), section, x, context[:, :, None, None])
+    torch.testing.assert_close(flow(x, context), expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ConfigError, match=r"do not tell activation: give first stage\.params\.original"):
+        pretrained(checkpoint="cinn.ckpt")
+
+
+@pytest.mark.slow
+def test_the_page_names_what_goes_with_the_published_faces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, errors: Errors
+) -> None:
+    """With files of the published names and layouts: a BigAE, a ResNet-101 of ten classes, and a flow over layer3."""
+    from torchvision.models import resnet101
+
+    root = tmp_path / "data"
+    fabricate.synsets(root / "animalfaces", list(RESTRICTED), n=6)
+    torch.save(
+        fabricate.as_published(BigAE(classes=6, hidden=12, width=4, layers=(1, 1, 1, 1))),
+        root / "bigae_animalfaces.ckpt",
+    )
+    state = {f"model.{key}": value for key, value in resnet101(num_classes=10).state_dict().items()}
+    torch.save(state, root / "resnet101_animalfaces_10.ckpt")
+    sizes = {**SIZES, "in_channels": 128, "activation": "none"}
+    maps = {"conditioning_in_channels": 1024, "conditioning_spatial_size": 14, "embedder_down": 2}
+    save({**sizes, **maps}, root / "cinn_resnet_animalfaces10_ae_layer3.ckpt")
+    (text,) = re.findall(r"```yaml\n(# faces\.yaml\n.*?)```", PAGE.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IIN_DATA", str(root))
+    Path("faces.yaml").write_text(text)
+    short = ["train.steps=0", "train.eval_batch_size=4", "evaluate=nll,inversion"]
+    assert train("-b", "resnet/animalfaces/layer3", "faces.yaml", *short) == 0, errors()
+    run: Any = load(only(tmp_path / "logs").folder)
+    image = torch.rand(2, 3, 128, 128) * 2 - 1
+    assert run.system.generate(run.system.represent(image), torch.randn(3, 128)).shape == (2, 3, 3, 128, 128)
+    # Over fc, the original's own configuration speaks of 149 classes.
+    vectors = {"conditioning_in_channels": 10, "conditioning_spatial_size": 1}
+    save({**sizes, **vectors}, root / "cinn_fc.ckpt")
+    errors()
+    for told, code in (("", 0), (", conditioning_in_channels: 149", 2)):
+        flow = f"{FLOW}={{checkpoint: cinn_fc.ckpt, original: {{conditioning_spatial_size: null{told}}}}}"
+        assert train("-b", "resnet/animalfaces/fc", "faces.yaml", flow, *short, "--dry-run") == code
+    line = errors()
+    assert "149" in line and f"{FLOW}.original" in line and line.count("\n") == 1

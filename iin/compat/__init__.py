@@ -19,7 +19,7 @@ References:
 """
 
 from iin.compat.bigae import bigae, biggan
-from iin.compat.conditional import conditional_flow
+from iin.compat.conditional import Untold, conditional_flow
 from iin.compat.loading import architecture, load, system
 from iin.compat.networks import FactorChain, autoencoder, classifier, discriminator, factor_flow, flow
 from iin.compat.reading import is_original, newest, read, step_of
@@ -28,6 +28,7 @@ from iin.compat.state import CompatError
 __all__ = [
     "CompatError",
     "FactorChain",
+    "Untold",
     "architecture",
     "autoencoder",
     "bigae",
