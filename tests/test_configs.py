@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import fabricate
@@ -18,7 +19,10 @@ from iin.models import ConvEmbedder, DenseEmbedder
 PUBLISHED = [name for name in names() if "/" in name]
 """Those that stand on published weights, in folders of their own."""
 
-NAMES = [name for name in names() if name not in {"project", *PUBLISHED}]
+OVERLAYS = [name for name in names() if "system" not in load([name]).tree]
+"""Those that are added behind another."""
+
+NAMES = [name for name in names() if name not in {*OVERLAYS, *PUBLISHED}]
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +48,13 @@ def test_the_list_is_whole() -> None:
     families |= {"diin": "mnist cmnist celeba", "clf": "cmnist mnist"}
     expected = {f"{data}_{kind}" for kind, names in families.items() for data in names.split()}
     assert expected | {"cmnist_clf_diin", "cmnist_dims"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_an_overlay_says_what_it_stands_behind(name: str) -> None:
+    first, *_ = (shipped() / f"{name}.yaml").read_text().split("\n\n")
+    words = re.findall(r"^# .* -b ((?:\S+ )*)(?:configs/)?" + name, first, re.MULTILINE)
+    assert words and all("system" in load([behind]).tree for behind in words[0].split())
 
 
 @pytest.mark.parametrize("name", [*NAMES, *PUBLISHED])
@@ -83,6 +94,8 @@ def test_it_trains_is_measured_and_goes_on(name: str, here: Path, capsys: pytest
         first += ["system.params.flow.params.blocks=2", "system.params.flow.params.hidden=32"]
     if "fid" in config["evaluate"]:
         first += ["evaluate.fid.params.images=80"]
+    if "invariances" in config["evaluate"]:
+        first += [f"evaluate.invariances.params.{key}" for key in ("images=20", "samples=2")]
     if "swaps" in config["evaluate"]:
         first += ["evaluate.swaps.params.pairs=50"]
     run = train("-b", name, "--quick", "train.steps=20", "train.checkpoint_every=10", *first)
