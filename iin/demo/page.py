@@ -290,7 +290,7 @@ def _gallery() -> None:
             continue
         still = next((figure for figure in rendered.figures if not figure.moves), None)
         if still is not None:
-            place.image(still.content)
+            place.image(still.content, output_format="PNG")
         else:
             place.empty()
 
@@ -333,7 +333,7 @@ def _figure(figure: Figure) -> None:
         column, _ = st.columns(2)
         column.video(figure.content, format=kind, loop=True, autoplay=True, muted=True)
     else:
-        st.image(figure.content)
+        st.image(figure.content, output_format="PNG")  # else it becomes a JPEG
     _download(f"Download {suffix.upper()}", figure.content, f"{figure.stem}.{suffix}", kind)
 
 
