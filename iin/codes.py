@@ -28,7 +28,7 @@ from iin.files import cache_folder
 from iin.models import Codes, Gaussian
 from iin.progress import in_pieces
 
-__all__ = ["available_memory", "check", "encode", "instead"]
+__all__ = ["available_memory", "check", "encode", "estimate", "instead"]
 
 log = logging.getLogger("iin")
 
@@ -87,9 +87,8 @@ def instead(
         return data
     try:
         _must_fit(system, data)
-        first = data[Visit([0], 0)]
-        paired = 2 if hasattr(first, "other") else 1
-        if settings.cache == "auto" and _visits(data, settings, step) * paired < 2 * len(data):
+        paired = _images_an_item(data)
+        if settings.cache == "auto" and not _pays(data, settings, step):
             raise _Unfit("images are visited less than twice on average")
         return _Kept(system, data, settings, max(1, paired * settings.batch_size // world()), check).copy()
     except _Unfit as unfit:
@@ -100,6 +99,28 @@ def instead(
         else:
             log.debug("codes: not kept, since %s", unfit)
         return data
+
+
+def estimate(system: Any, data: Any, image: Tensor, settings: Training) -> str:
+    """What would be kept, how much room it takes and where that is, in words; nothing where nothing would be.
+
+    Args:
+        system: what is trained; it may lie in no memory.
+        data: the training data.
+        image: one or more of its images, where the system is.
+        settings: the section ``train``.
+    """
+    try:
+        if settings.cache == "off" or (settings.cache == "auto" and not _pays(data, settings, 0)):
+            return ""
+        _must_fit(system, data)
+    except _Unfit:
+        return ""
+    context = system.represent(image[:1]) if hasattr(system, "represent") else None
+    shape = None if context is None else tuple(context.shape[1:])
+    room = _room(len(data), system.dim, shape)
+    in_memory = settings.cache == "memory" or (settings.cache == "auto" and _is_little(room))
+    return f"{_what(len(data), system.dim, shape)}, computed once and kept {'in memory' if in_memory else 'on disk'}"
 
 
 def encode(
@@ -200,11 +221,38 @@ def _mistake(settings: Training, unfit: _Unfit) -> ConfigError:
     return ConfigError([f"train.cache: {settings.cache}, but {unfit}: {unfit.way_out}"])
 
 
+def _images_an_item(data: Any) -> int:
+    return 2 if hasattr(data[Visit([0], 0)], "other") else 1
+
+
+def _pays(data: Any, settings: Training, step: int) -> bool:
+    """Whether each image is asked for twice or more, on average."""
+    return _visits(data, settings, step) * _images_an_item(data) >= 2 * len(data)
+
+
 def _visits(data: Any, settings: Training, step: int) -> int:
     """How many items are still to be visited."""
     steps = settings.epochs * (len(data) // settings.batch_size)
     steps = steps if settings.steps is None else min(steps, settings.steps)
     return (steps - step) * settings.batch_size
+
+
+def _room(count: int, dim: int, context: tuple[int, ...] | None) -> int:
+    """Bytes of so many posteriors, and representations of a shape."""
+    return 4 * count * (2 * dim + (0 if context is None else math.prod(context)))
+
+
+def _what(count: int, dim: int, context: tuple[int, ...] | None) -> str:
+    """What is kept, and how much room it takes."""
+    made = f"{count:,} posteriors of {dim} numbers"
+    if context is not None:
+        made += f" and representations of {'x'.join(map(str, context))}"
+    return f"{made}, {shown(_room(count, dim, context))}"
+
+
+def _is_little(room: int) -> bool:
+    """Whether so many bytes are kept in the memory of each process here without being asked for."""
+    return room * world() <= available_memory() // SHARE
 
 
 # --- where it is kept -------------------------------------------------------------------------------------------------
@@ -284,15 +332,11 @@ class _Kept:
 
     @property
     def bytes(self) -> int:
-        return 4 * math.prod(self.shape)
+        return _room(len(self.data), self.system.dim, self.context)
 
     @property
     def what(self) -> str:
-        """What is kept, and how much room it takes."""
-        made = f"{len(self.data):,} posteriors of {self.system.dim} numbers"
-        if self.context is not None:
-            made += f" and representations of {'x'.join(map(str, self.context))}"
-        return f"{made}, {shown(self.bytes)}"
+        return _what(len(self.data), self.system.dim, self.context)
 
     def _answered(self, values: Any) -> _Answered:
         return _Answered(values, self.system.dim, self.context)
@@ -346,7 +390,7 @@ class _Kept:
             ) from error
 
     def _fits(self) -> bool:
-        return self.bytes * world() <= available_memory() // SHARE
+        return _is_little(self.bytes)
 
     def _pieces(self) -> Iterator[Tensor]:
         rows = range(len(self.data))

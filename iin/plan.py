@@ -129,6 +129,8 @@ class Plan:
             lines.append(f"  steps: {self.steps:,} ({per_epoch:,} an epoch, batches of {size}), lr {lr:g}")
         else:
             lines.append(f"  steps: {self.settings.epochs:,} epochs in batches of {size}, lr {lr:g}")
+        if self.trial.kept:
+            lines.append(f"  codes: {self.trial.kept}")
         if self.run is not None:
             lines.append(f"  at step {self.step:,} of {self.steps:,}")
         if self.changes:

@@ -55,6 +55,8 @@ class Trial:
     """0 where data are missing."""
     parameters: dict[str, int] = field(default_factory=dict)
     """Trained by each objective, and frozen."""
+    kept: str = ""
+    """What is computed once, and how much room it takes; nothing where nothing is."""
 
 
 def attempt(tree: Mapping[str, Any], settings: Training, *, rehearse: bool = False, data_only: bool = False) -> Trial:
@@ -117,12 +119,15 @@ def attempt(tree: Mapping[str, Any], settings: Training, *, rehearse: bool = Fal
             if real is None:
                 try:
                     _go_through(system, batch, "meta")
-                    continue
                 except RuntimeError as error:
                     # Sizes do not fit, or an operation needs values, as in somebody's network it may: in earnest, then.
                     log.debug("could not try the system out on data.%s without memory: %s", split, error)
                     real = _build(tree, sets, "cpu")
-            _go_through(real, batch, "cpu")
+            if real is not None:
+                _go_through(real, batch, "cpu")
+            if split == "train":
+                tried, device = (system, "meta") if real is None else (real, "cpu")
+                trial.kept = codes.estimate(tried, data, batch.image.to(device), settings)
         except (ValueError, AttributeError, RuntimeError) as error:
             raise ConfigError([f"data.{split} does not fit system: {_one_line(error)}"]) from error
     _try_metrics(tree.get("evaluate", {}), system, rehearse)

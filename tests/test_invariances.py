@@ -353,6 +353,23 @@ def test_codes_and_representations_are_kept_together(
         assert (other[[3]].image.context.shape == batch.image.context[:1].shape) == (layer == "0")
 
 
+def test_the_room_they_take_is_told_beforehand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tree = tiny.conditional({"run": ""}, "2")
+    tree["system"]["params"]["first_stage"] = tiny.node("iin.models.Autoencoder", size=8, dim=4, n_down=2, width=4)
+    path = tiny.write(tmp_path / "layer.yaml", tree)
+    assert train("-b", path, "--allow", "tiny", "--dry-run") == 0
+    # (2 * 4 + 4 * 4 * 4) * 4 bytes for each of 24 images
+    assert (
+        "codes: 24 posteriors of 4 numbers and representations of 4x4x4, 6.91 KB, computed once and kept in memory"
+        in (capsys.readouterr().out)
+    )
+    assert train("-b", path, "--allow", "tiny", "--dry-run", "train.cache=disk") == 0
+    assert "6.91 KB, computed once and kept on disk" in capsys.readouterr().out
+    for off in ("train.cache=off", "train.steps=3"):
+        assert train("-b", path, "--allow", "tiny", "--dry-run", off) == 0
+        assert "posteriors" not in capsys.readouterr().out
+
+
 def test_contexts_go_where_codes_go() -> None:
     one = Codes(torch.ones(2, 2, 3), torch.ones(2, 5))
     both = Codes.cat([one, one.to(torch.float64).to(torch.float32)])
