@@ -590,6 +590,8 @@ def test_what_a_browser_sends_is_shown_and_not_left_behind(
     assert "uploaded" in rendered.lines[0] and json.loads(rendered.notes)["values"]["upload"] == "../../über: all.png"
     with pytest.raises(DemoError, match=r"text\.png: not a picture"):
         page.render(editor, {"upload": [("text.png", b"words")]})
+    with pytest.raises(DemoError, match=r"a\.mp4, b\.png: expected one video alone, or several pictures"):
+        page._written([("a.mp4", b""), ("b.png", b"")], tmp_path / "several")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -220,6 +220,8 @@ def _written(sent: Sequence[tuple[str, bytes]] | None, folder: Path) -> Path | N
     """Where what was uploaded lies now: the file, or the folder of several."""
     if not sent:
         return None
+    if len(sent) > 1 and any(Path(name).suffix.lower().lstrip(".") not in uploads.PICTURES for name, _ in sent):
+        raise DemoError(f"{_names(sent)}: expected one video alone, or several pictures; remove what is too much")
     folder.mkdir()
     for number, (name, content) in enumerate(sent):
         # Of the name that a browser tells, no more than a file may be called.
