@@ -31,6 +31,7 @@ __all__ = [
     "largest",
     "made",
     "method",
+    "noisy_latent",
     "placed",
     "represented",
     "sampled",
@@ -78,6 +79,16 @@ def represented(system: nn.Module, batch: Any, count: int | None = None) -> tupl
     """
     context = made(system, batch, "represent") if getattr(system, "conditional", False) else None
     return () if context is None else (context[:count],)
+
+
+def noisy_latent(system: Any, batch: Any) -> tuple[Tensor, Tensor]:
+    """Latent and log-determinant of a draw from the posterior of a batch's images, made once for all who ask.
+
+    Of a system without a method of that name, by its ``noisy_code`` and ``flow``.
+    """
+    if callable(getattr(system, "noisy_latent", None)):
+        return made(system, batch, "noisy_latent")
+    return system.flow(made(system, batch, "noisy_code"), *represented(system, batch))
 
 
 def factor_names(batches: Iterable[Any], metric: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from iin.arguments import Count
-from iin.metrics.contract import decodes, gathered, made, method, placed, represented
+from iin.metrics.contract import decodes, gathered, made, method, noisy_latent, placed, represented
 from iin.seeds import mix
 from iin.system import System
 
@@ -214,11 +214,7 @@ class Normality:
     @torch.no_grad()
     def __call__(self, system: System, batches: Iterable[Any]) -> dict[str, float]:
         self.check_system(system)
-        flow: Any = system.flow
-        parts = [
-            (start, flow(made(system, batch, "noisy_code"), *represented(system, batch))[0])
-            for start, batch in placed(batches)
-        ]
+        parts = [(start, noisy_latent(system, batch)[0]) for start, batch in placed(batches)]
         z = gathered(batches, parts).double()
         if len(z) < 2:
             raise ValueError(f"Normality: at least 2 test images are needed, found {len(z)}")

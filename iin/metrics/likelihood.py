@@ -11,7 +11,7 @@ import torch
 
 from iin.arguments import Count
 from iin.losses import nll
-from iin.metrics.contract import largest, made, method, placed, represented, summed
+from iin.metrics.contract import largest, made, method, noisy_latent, placed, represented, summed
 from iin.system import System
 
 __all__ = ["NLL", "Inversion"]
@@ -38,11 +38,10 @@ class NLL:
     @torch.no_grad()
     def __call__(self, system: System, batches: Iterable[Any]) -> dict[str, float]:
         self.check_system(system)
-        flow: Any = system.flow
         total = per_dim = 0.0
         count = 0
         for batch in batches:
-            z, logdet = flow(made(system, batch, "noisy_code"), *represented(system, batch))
+            z, logdet = noisy_latent(system, batch)
             nats = nll(z.double(), logdet.double(), normalised=True).item() * len(z)  # mean over the batch: [] * B
             total += nats
             per_dim += nats / z.shape[1]

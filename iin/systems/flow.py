@@ -141,6 +141,12 @@ class LatentFlow(System):
         # A method of its own module, so that whoever replaces it is asked, and what was kept is not computed anew.
         return image.context if isinstance(image, Codes) else self.representation(image)
 
+    @torch.no_grad()
+    @built_on(("noisy_code", "represent"))
+    def noisy_latent(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Latent ``[B, D]`` of a draw from the first stage's posterior, and the log-determinant ``[B]``."""
+        return self.flow(x, *_further(context))
+
     @built_on(("code", "represent"))
     def encode(self, x: Tensor, context: Tensor | None) -> Tensor:
         """Interpretable latent ``[B, D]``; of a conditional flow, the invariances."""
