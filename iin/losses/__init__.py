@@ -1,0 +1,44 @@
+"""Objectives as plain functions of tensors."""
+
+from iin.losses.jacobian import decoder_jacobian, jacobian_norm
+from iin.losses.likelihood import factor_mask, nll, pair_nll
+from iin.losses.reconstruction import (
+    adaptive_weight,
+    discriminator_loss,
+    generator_loss,
+    pixel_error,
+    reconstruction_nll,
+)
+from iin.losses.variational import (
+    annealed,
+    bernoulli_nll,
+    covariance,
+    covariance_penalty,
+    density_ratio,
+    density_ratio_loss,
+    divergence_parts,
+    permuted,
+    total_correlation,
+)
+
+__all__ = [
+    "adaptive_weight",
+    "annealed",
+    "bernoulli_nll",
+    "covariance",
+    "covariance_penalty",
+    "decoder_jacobian",
+    "density_ratio",
+    "density_ratio_loss",
+    "discriminator_loss",
+    "divergence_parts",
+    "factor_mask",
+    "generator_loss",
+    "jacobian_norm",
+    "nll",
+    "pair_nll",
+    "permuted",
+    "pixel_error",
+    "reconstruction_nll",
+    "total_correlation",
+]
