@@ -24,7 +24,13 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role_to_domain("py", "name", Name())
     app.connect("missing-reference", code_of_known_name)
     app.connect("autodoc-process-docstring", keep_colon, priority=400)  # before napoleon's
+    app.connect("autodoc-process-signature", readable_defaults)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def readable_defaults(_: Sphinx, __: str, ___: str, ____: Any, _____: Any, signature: str, answer: str) -> Any:
+    """Write defaults that a dataclass makes anew each time as ``...``; ``<factory>`` is no Python."""
+    return (signature.replace("<factory>", "..."), answer) if "<factory>" in (signature or "") else None
 
 
 class Name(PyXRefRole):
