@@ -8,6 +8,7 @@ A new data set is one file here (or anywhere) and one line in a config, ``target
 * images that fit into memory: `Labelled`, as in `iin.data.mnist`; `iin.data.memory.Published` where they are found or
   downloaded, as in `iin.data.cifar`
 * pictures in files: `iin.data.decoding.Pictures`, decoded once by `iin.data.decoded.Decoded`, as in `iin.data.celeba`
+* images of which all factors are known: `iin.data.factors.Factored`, as in `iin.data.dots`
 * pairs that share what a table says of images: `iin.data.attributes.Attributed`
 
 Files are looked for, and where possible fetched, by `iin.data.sources`; IDX files are read by `iin.data.idx`, pictures
@@ -25,6 +26,8 @@ from iin.data.attributes import AttributePairs
 from iin.data.base import Batch, Dataset, Draws, Images, Loader, Pairs, Visit, mix
 from iin.data.celeba import CelebA, FactorCelebA
 from iin.data.cifar import CIFAR10
+from iin.data.dots import ThreeDots
+from iin.data.factors import Factored, KnownFactors
 from iin.data.fashion import FashionMNIST
 from iin.data.folder import ImageFolder
 from iin.data.memory import Classes, Labelled
@@ -42,15 +45,18 @@ __all__ = [
     "Dataset",
     "Draws",
     "FactorCelebA",
+    "Factored",
     "FashionMNIST",
     "ImageFolder",
     "ImageNetAnimals",
     "Images",
+    "KnownFactors",
     "Labelled",
     "Loader",
     "MNISTPairs",
     "Pairs",
     "SingleColorfulMNIST",
+    "ThreeDots",
     "Visit",
     "measure_color",
     "mix",
