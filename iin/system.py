@@ -108,6 +108,10 @@ class System(nn.Module, ABC):
         """Learning rates that differ, by the objective's name, as multiples of ``train.lr``; default: none does."""
         return {}
 
+    def betas(self) -> dict[str, tuple[float, float]]:
+        """Decay rates of Adam that differ from ``train.betas``, by the objective's name; default: none does."""
+        return {}
+
     def flows(self) -> list[nn.Module]:
         """Flows that are trained: what ``train.compile`` translates and ``train.shard`` splits; default: none."""
         return []

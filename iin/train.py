@@ -248,16 +248,16 @@ def make_optimizers(system: System, settings: Training) -> dict[str, torch.optim
     shares of them or of their gradients.
     """
     of_flows = {id(p) for flow in system.flows() for p in flow.parameters()} if world() == 1 else set()
-    trainable = system.trainable()
+    trainable, betas = system.trainable(), system.betas()
     listed = Counter(id(p) for parameters in trainable.values() for p in parameters)
     made: dict[str, torch.optim.Optimizer] = {}
     for name, parameters in trainable.items():
         alike = len({(p.dtype, p.device) for p in parameters}) == 1
         movable = all(id(p) in of_flows and listed[id(p)] == 1 for p in parameters)
         if alike and movable and parameters[0].device.type != "meta":
-            made[name] = FlatAdam(parameters, settings.lr, settings.betas)
+            made[name] = FlatAdam(parameters, settings.lr, betas.get(name, settings.betas))
         else:
-            made[name] = torch.optim.Adam(parameters, lr=settings.lr, betas=settings.betas, fused=True)
+            made[name] = torch.optim.Adam(parameters, lr=settings.lr, betas=betas.get(name, settings.betas), fused=True)
     return made
 
 

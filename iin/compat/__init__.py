@@ -10,16 +10,20 @@ without running any code that it might bring along. Nothing is guessed: a key th
 of another shape, is an error that lists it.
 
 So load the networks that the ECCV 2020 project stands on: `bigae` and `biggan`, which were published as bare weights.
+A folder of the JL1-VAE code, weights and the arguments of their network, is read by `jacobian_vae`.
 
 References:
     CompVis/iin, the code of A Disentangling Invertible Interpretation Network for Explaining Latent Representations
     (Esser, Rombach and Ommer, 2020), arXiv:2004.13166;
     CompVis/invariances, the code of Making Sense of CNNs: Interpreting Deep Representations and Their Invariances with
-    INNs (Rombach, Esser and Ommer, 2020), arXiv:2008.01777
+    INNs (Rombach, Esser and Ommer, 2020), arXiv:2008.01777;
+    travers-rhodes/jlonevae, the code of Local Disentanglement in Variational Auto-Encoders Using Jacobian L1
+    Regularization (Rhodes and Lee, 2021), arXiv:2106.02923
 """
 
 from iin.compat.bigae import bigae, biggan
 from iin.compat.conditional import Untold, conditional_flow
+from iin.compat.jacobian import conv_vae, jacobian_vae
 from iin.compat.loading import architecture, load, system
 from iin.compat.networks import FactorChain, autoencoder, classifier, discriminator, factor_flow, flow
 from iin.compat.reading import is_original, newest, read, step_of
@@ -35,10 +39,12 @@ __all__ = [
     "biggan",
     "classifier",
     "conditional_flow",
+    "conv_vae",
     "discriminator",
     "factor_flow",
     "flow",
     "is_original",
+    "jacobian_vae",
     "load",
     "newest",
     "read",

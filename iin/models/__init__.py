@@ -5,21 +5,27 @@ from iin.models.bigae import BigAE
 from iin.models.biggan import BigGAN
 from iin.models.classifier import Classifier
 from iin.models.codes import Codes
-from iin.models.discriminator import PatchDiscriminator
+from iin.models.discriminator import CodeDiscriminator, PatchDiscriminator
 from iin.models.embedder import ConvEmbedder, DenseEmbedder, PoolingEmbedder
 from iin.models.gaussian import Gaussian
 from iin.models.representation import Layer
+from iin.models.vae import ConvVAE, natural_vae, study_vae, threedots_vae
 
 __all__ = [
     "Autoencoder",
     "BigAE",
     "BigGAN",
     "Classifier",
+    "CodeDiscriminator",
     "Codes",
     "ConvEmbedder",
+    "ConvVAE",
     "DenseEmbedder",
     "Gaussian",
     "Layer",
     "PatchDiscriminator",
     "PoolingEmbedder",
+    "natural_vae",
+    "study_vae",
+    "threedots_vae",
 ]

@@ -1,4 +1,4 @@
-"""The critic of adversarial training: tells patches of images from patches of reconstructions."""
+"""The critics of adversarial training: of patches of images, and of codes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from iin.arguments import Count
 from iin.models.norm import NormName, norm
 
-__all__ = ["PatchDiscriminator", "SpectralConv2d"]
+__all__ = ["CodeDiscriminator", "PatchDiscriminator", "SpectralConv2d"]
 
 SLOPE = 0.2
 """Of the LeakyReLU."""
@@ -152,3 +152,30 @@ class SpectralConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight(), self.bias, stride=self.stride, padding=self.padding)
+
+
+class CodeDiscriminator(nn.Module):
+    """Tells codes whose numbers belong together from codes whose numbers were put together at random.
+
+    Dense layers with LeakyReLU, and two logits: of class 0, codes as they are, and of class 1.
+
+    Args:
+        dim: size ``L`` of the code.
+        hidden: width of the layers.
+        depth: how many there are before the logits.
+
+    References:
+        Disentangling by Factorising (Kim and Mnih, 2018), arXiv:1802.05983, appendix A
+    """
+
+    def __init__(self, dim: Count = 10, hidden: Count = 1000, depth: Count = 6) -> None:
+        super().__init__()
+        self.dim = dim
+        layers: list[nn.Module] = []
+        for before in (dim, *[hidden] * (depth - 1)):
+            layers += [nn.Linear(before, hidden), nn.LeakyReLU(SLOPE)]
+        self.main = nn.Sequential(*layers, nn.Linear(hidden, 2))
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Logits ``[B, 2]`` of codes ``[B, L]``."""
+        return self.main(z)

@@ -4,5 +4,7 @@ from iin.systems.autoencoder import Autoencoder
 from iin.systems.classifier import Classifier
 from iin.systems.factor import FactorFlow
 from iin.systems.flow import LatentFlow
+from iin.systems.jacobian import JacobianVAE
+from iin.systems.vae import VAE
 
-__all__ = ["Autoencoder", "Classifier", "FactorFlow", "LatentFlow"]
+__all__ = ["VAE", "Autoencoder", "Classifier", "FactorFlow", "JacobianVAE", "LatentFlow"]

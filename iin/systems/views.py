@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -9,7 +10,18 @@ from torch import Tensor
 
 from iin.system import Picture
 
-__all__ = ["Generative", "classes", "invariances", "line", "overview", "partners", "spread", "swap"]
+__all__ = [
+    "Generative",
+    "classes",
+    "columns",
+    "invariances",
+    "line",
+    "overview",
+    "partners",
+    "spread",
+    "swap",
+    "traversals",
+]
 
 INPUTS = 12
 """Test images that are shown, and their reconstructions."""
@@ -26,6 +38,11 @@ VISIBLE = 8
 """Samples that are shown of each representation."""
 MANY = 32
 """Samples that maps of mean and deviation are taken of."""
+
+REACH = 2.0
+"""How far traversals go from 0, to both sides: nearly all draws from a standard normal lie within."""
+CONTRAST = 20.0
+"""Grey levels of 255 that a derivative of 1 stands for, of images in [0, 1]; as published, the same for every model."""
 
 
 class Generative(Protocol):
@@ -128,6 +145,43 @@ def spread(system: Any, context: Tensor, generator: torch.Generator, count: int 
     mean = torch.stack([each.mean(0) for each in samples])
     deviation = torch.stack([each.std(0, correction=0) for each in samples])  # values lie in [-1, 1]: at most 1
     return mean, 2 * deviation - 1
+
+
+def traversals(decode: Callable[[Tensor], Tensor], code: Tensor) -> Picture:
+    """What each number of a code does: a row each, in which it alone changes.
+
+    Args:
+        decode: codes ``[N, L]`` -> images ``[N, C, H, W]``.
+        code: of the image that it is tried on ``[L]``.
+    """
+    values = torch.linspace(-REACH, REACH, STEPS).to(code)
+    codes = code.repeat(len(code), STEPS, 1)  # [L, STEPS, L]
+    codes.diagonal(dim1=0, dim2=2).copy_(values[:, None].expand(STEPS, len(code)))
+    return Picture(
+        decode(codes.flatten(0, 1)).unflatten(0, codes.shape[:2]),
+        "Latent traversals",
+        f"In each row one number of the first test image's code goes from {-REACH:g} to {REACH:g}, in the order of the "
+        "code; the others stay.",
+    )
+
+
+def columns(jacobian: Tensor, image: Tensor) -> Picture:
+    """Columns of a decoder's Jacobian as images: what the picture does where a number of the code grows.
+
+    Args:
+        jacobian: ``[L, N, C, H, W]``, of images in [0, 1].
+        image: the images at whose codes it was taken ``[N, C, H, W]`` in [-1, 1].
+    """
+    order = jacobian.square().flatten(1).sum(1).argsort(descending=True, stable=True)
+    shown = (jacobian[order] * (CONTRAST / 127.5)).clamp(-1, 1)
+    return Picture(
+        torch.cat([image[None], shown]),
+        "Jacobian of the decoder",
+        "Below test images, how each pixel answers to a number of the code, one number a row, the strongest first: "
+        f"grey where it does not, brighter or darker where it does. The scale is always the same: {CONTRAST:g} of 255 "
+        "levels for a derivative of 1.",
+        rows=(1,),
+    )
 
 
 def partners(batch: Any) -> tuple[Tensor, Tensor]:
