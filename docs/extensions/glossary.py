@@ -42,6 +42,8 @@ def spelt(pattern: str) -> tuple[str, list[str]]:
     first = pattern.split("/")[0]
     if first in ("swaps", "dims"):
         names, words = ["factor"], ["factor"]
+    elif first.startswith("local_"):
+        names, words = ["radius"], ["<radius>"]
     else:
         names, words = ["what"], ["samples or reconstructions"]
         if "(" in first:

@@ -57,6 +57,9 @@ SECTIONS = {
     "latent": "Likelihood",
     "inversion": "Inversion",
     "dims": "Factor dimensions",
+    "disentanglement": "Disentanglement",
+    "local_mig": "Disentanglement",
+    "local_modularity": "Disentanglement",
 }
 """Heading by a figure's first part, in the order of a table."""
 
@@ -247,6 +250,87 @@ _FIGURES = {
         "Score of {0}, paper",
         "Correlation of the codes, summed over the units; the residual has their number by definition.",
         group="Score, paper's formula",
+    ),
+    r"disentanglement/mig": Figure(
+        "Mutual information gap",
+        "By how much the code that tells most of a factor is ahead of the next, in units of all there is to tell; mean "
+        "over factors. 1 is best.",
+        group="Disentanglement",
+    ),
+    r"disentanglement/modularity": Figure(
+        "Modularity", "How far each code tells of one factor only, mean over codes. 1 is best.", group="Disentanglement"
+    ),
+    r"disentanglement/sap": Figure(
+        "SAP",
+        "By how much the code that predicts a factor best is ahead of the next (accuracy of a linear support vector "
+        "machine); mean over factors. Higher is better.",
+        group="Disentanglement",
+    ),
+    r"disentanglement/dci": Figure(
+        "DCI disentanglement",
+        "How far each code is of use for one factor only, when trees predict factors from all codes. 1 is best.",
+        group="Disentanglement",
+    ),
+    r"disentanglement/completeness": Figure(
+        "DCI completeness",
+        "How far each factor is predicted by one code only, by the same trees. 1 is best.",
+        group="Disentanglement",
+    ),
+    r"disentanglement/informativeness": Figure(
+        "DCI informativeness",
+        "How often these trees name a factor's value right, on points that they have not seen.",
+        percent=True,
+        group="Factors read from all codes",
+    ),
+    r"disentanglement/explicitness": Figure(
+        "Explicitness",
+        "How well logistic regression reads a factor from all codes: area under the curve, on points that it has not "
+        "seen. 0.5 is chance, 1 is best.",
+    ),
+    r"disentanglement/irs": Figure(
+        "Robustness",
+        "How little a code moves while the factor that it belongs to is held (IRS). 1 is best.",
+        group="Disentanglement",
+    ),
+    r"disentanglement/factor_vae": Figure(
+        "FactorVAE score",
+        "How often the code that moves least tells which factor was held, on draws of its own. Higher is better.",
+        percent=True,
+        group="Factor that was held",
+    ),
+    r"disentanglement/active": Figure(
+        "Active codes", "How many codes vary enough to take part in the FactorVAE score."
+    ),
+    r"disentanglement/beta_vae": Figure(
+        "BetaVAE score",
+        "How often differences of codes tell which factor was held, by logistic regression. Higher is better.",
+        percent=True,
+        group="Factor that was held",
+    ),
+    r"disentanglement/total_correlation": Figure(
+        "Total correlation",
+        "Of the normal distribution with the codes' covariance, in nats: 0 where they are uncorrelated.",
+    ),
+    r"disentanglement/wasserstein": Figure(
+        "Distance from no correlation",
+        "Squared Wasserstein distance of that distribution from one without correlations.",
+    ),
+    r"disentanglement/wasserstein_normalised": Figure(
+        "Distance from no correlation, normalised", "The same in units of the codes' variance."
+    ),
+    r"disentanglement/mutual_information": Figure(
+        "Mutual information of codes", "Mean over pairs of codes, in nats: 0 where none tells of another."
+    ),
+    r"local_mig/(.+)": Figure(
+        "Local mutual information gap, radius {0}",
+        "The mutual information gap of neighbourhoods that reach over a share {0} of each factor's range to either "
+        "side, mean over their centres. 1 is best.",
+        group="Local mutual information gap",
+    ),
+    r"local_modularity/(.+)": Figure(
+        "Local modularity, radius {0}",
+        "Modularity of the same neighbourhoods. 1 is best; factors with few values, which stay in place, raise it.",
+        group="Local modularity",
     ),
 }
 """Pattern of a name -> what it is."""
