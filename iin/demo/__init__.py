@@ -4,5 +4,3 @@ A demo is a class that says what one may choose and shows a choice (`iin.demo.co
 runs and finds the demos that fit them, ``uploads`` reads pictures and videos of one's own, ``files`` writes what is
 shown, and ``page`` draws it all in a browser: the only one that knows of Streamlit.
 """
-
-__all__ = ["contract", "files", "runs", "uploads"]
