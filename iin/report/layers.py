@@ -16,8 +16,8 @@ from iin.run import Run
 
 __all__ = ["check", "draw", "name_of", "panels"]
 
-SCALE = 2
-"""The picture is drawn at twice the size at which it is read."""
+SCALE = 4
+"""The picture is drawn at so many times the size at which it is read, and reduced to half of that: lines are smooth."""
 WIDTH, HEIGHT = 360 * SCALE, 300 * SCALE
 LEFT, RIGHT, TOP, BOTTOM = 48 * SCALE, 16 * SCALE, 62 * SCALE, 44 * SCALE
 PAPER, INK, SOFT, GRID = "white", "#1d2127", "#626a75", "#e3e6ea"
@@ -91,7 +91,7 @@ def panels(layers: Sequence[tuple[str, Mapping[str, float]]]) -> list[_Panel]:
             False,
         ),
         _Panel(
-            "Fréchet distance from test images" + (f" ({distances[0].split('/')[0]})" if distances else ""),
+            "Distance from test images" + (f" ({distances[0].split('/')[0]})" if distances else ""),
             [
                 _Line(name, values(next((key for key in distances if key.endswith(f"/{name}")), "")))
                 for name in ("samples", "reconstructions")
@@ -120,6 +120,7 @@ def draw(layers: Sequence[tuple[str, Mapping[str, float]]], path: Path) -> None:
     pen = ImageDraw.Draw(picture)
     for place, panel in enumerate(found):
         _draw(pen, place % columns * WIDTH, place // columns * HEIGHT, panel, [name for name, _ in layers])
+    picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.LANCZOS)
     with write_atomically(path) as file:
         picture.save(file, format="PNG", optimize=True)
 
@@ -177,7 +178,7 @@ def _draw(pen: ImageDraw.ImageDraw, left: int, top: int, panel: _Panel, names: S
         shown = name
         while small.getlength(shown) > step - 4 * SCALE and len(shown) > 2:
             shown = shown[:-2] + "…"
-        pen.text((across(place), bottom + 8 * SCALE), shown, SOFT, small, anchor="mt")
+        pen.text((across(place), bottom + 18 * SCALE), shown, SOFT, small, anchor="ms")
     legend = float(start)
     for colour, line in zip(COLOURS, panel.lines, strict=False):
         points = [(across(place), down(factor * value)) for place, value in enumerate(line.values) if value is not None]
