@@ -584,3 +584,13 @@ def test_an_image_that_gives_itself_a_factor_stays() -> None:
     kept, edited = shown.pictures["edited"].images
     close(kept[0], edited[0])
     assert (kept[1:] - edited[1:]).abs().max() > 1e-4  # samples have other codes
+
+
+def test_titles_say_what_names_share_once() -> None:
+    def titled(*names: str) -> str:
+        return choosing.titled("Mixing", [SimpleNamespace(name=name) for name in names])  # type: ignore[misc]
+
+    assert titled("run_a") == "Mixing: run_a"
+    assert titled("mnist_input", "mnist_conv1", "mnist_softmax") == "Mixing: mnist_input, conv1, softmax"
+    assert titled("alone", "other") == "Mixing: alone, other"
+    assert titled(*(f"l_{k}" for k in range(6))) == "Mixing: l_0, 1, 2, 3 and 2 more"

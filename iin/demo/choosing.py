@@ -88,8 +88,12 @@ def seed_option() -> Number:
 
 def titled(title: str, group: Sequence[Exhibit]) -> str:
     """A title that tells demos of several groups of runs apart."""
-    names = [run.name for run in group]
-    return f"{title}: {names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"
+    first, *others = (run.name for run in group)
+    starts = [first[: at + 1] for at, letter in enumerate(first) if letter == "_"]
+    shared = [start for start in starts if all(name.startswith(start) for name in others)]
+    start = len(shared[-1]) if shared else 0  # what all names begin with is said once
+    names = [first, *(name[start:] for name in others[:3])]
+    return f"{title}: {', '.join(names)}{f' and {len(others) - 3} more' if len(others) > 3 else ''}"
 
 
 # --- draws -----------------------------------------------------------------------------------------------------------
