@@ -60,7 +60,7 @@ class Chain(InvertibleModule):
 
     def _through(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
         """All blocks, on vectors of the precision they work in."""
-        total = x.new_zeros(len(x))
+        total = x.new_zeros(x.shape[0])
         for block in self.blocks:
             x, logdet = block(x, context)
             total = total + logdet

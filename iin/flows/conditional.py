@@ -45,7 +45,7 @@ class LeakyReLU(InvertibleModule):
             raise ValueError(f"LeakyReLU: expected vectors of shape [B, D], found {list(x.shape)}")
         z = F.leaky_relu(x, self.slope)
         if self.published_logdet:
-            return z, x.new_zeros(len(x))
+            return z, x.new_zeros(x.shape[0])
         return z, (x < 0).sum(1).to(x.dtype) * math.log(self.slope)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
@@ -120,7 +120,7 @@ class ConditionalFlow(InvertibleModule):
         """``forward``, with the embedding ``[B, E]`` of the context at hand."""
         with single_precision(x):
             x = self._checked(x, h)
-            return [(x, x.new_zeros(len(x))), *self._walk(x, h)][-1]
+            return [(x, x.new_zeros(x.shape[0])), *self._walk(x, h)][-1]
 
     def back(self, z: Tensor, h: Tensor) -> Tensor:
         """``inverse``, with the embedding ``[B, E]`` of the context at hand."""
@@ -137,7 +137,7 @@ class ConditionalFlow(InvertibleModule):
             return list(self._walk(self._checked(x, h), h))
 
     def _walk(self, x: Tensor, h: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        total = x.new_zeros(len(x))
+        total = x.new_zeros(x.shape[0])
         for block, c in self._told(h):
             x, logdet = block(x, c)
             total = total + logdet
@@ -145,7 +145,7 @@ class ConditionalFlow(InvertibleModule):
 
     def _checked(self, x: Tensor, h: Tensor) -> Tensor:
         check_vectors(x, self.dim, "ConditionalFlow")
-        if not torch.compiler.is_compiling() and len(x) != len(h):
+        if not torch.compiler.is_compiling() and x.shape[0] != h.shape[0]:
             raise ValueError(f"ConditionalFlow: expected one context a vector, found {len(h)} for {len(x)} vectors")
         return at_least_single(x)
 

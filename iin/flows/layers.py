@@ -81,7 +81,7 @@ class ActNorm(InvertibleModule):
         z = self.scale.view(shape) * (x + self.loc.view(shape))
         positions = math.prod(x.shape[2:])
         logdet = positions * self.scale.abs().log().sum()
-        return z, logdet.expand(len(x))
+        return z, logdet.expand(x.shape[0])  # len() would be a constant to torch.export
 
     def prepare(self, x: Tensor) -> None:
         """Take the first training batch ``[B, D, ...]`` for what it is; any other changes nothing."""
@@ -201,7 +201,7 @@ class Shuffle(InvertibleModule):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         check_vectors(x, self.dim, "Shuffle")
-        return x[:, self.order], x.new_zeros(len(x))
+        return x[:, self.order], x.new_zeros(x.shape[0])
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         check_vectors(z, self.dim, "Shuffle")
@@ -223,8 +223,8 @@ class VectorFlow(Chain):
             return super()._through(x, context)
         check_vectors(x, layers[0].dim, "ActNorm")
         size = layers[1].context
-        context = check_context(context, len(x), size, "Coupling") if size else None
-        total = x.new_zeros(len(x))
+        context = check_context(context, x.shape[0], size, "Coupling") if size else None
+        total = x.new_zeros(x.shape[0])
         for norm, first, second, shuffle in zip(*[iter(layers)] * 4, strict=True):
             norm.prepare(x)
             one, two = ([*coupling.weights, *coupling.biases] for coupling in (first, second))
