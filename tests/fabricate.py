@@ -191,6 +191,61 @@ def folder(root: Path, n: int = 120, size: tuple[int, int] = (80, 64)) -> Path:
     return root
 
 
+def pattern(index: np.ndarray, size: int = 64, channels: int = 3) -> np.ndarray:
+    """Images that tell their numbers, as a recording has them: ``[N]`` -> ``[N, size, size, channels]`` uint8."""
+    h, w, c = np.ogrid[:size, :size, :channels]
+    return ((7 * index[:, None, None, None] + 3 * h + 5 * w + 11 * c) % 256).astype(np.uint8)
+
+
+def mpi3d(
+    root: Path, sizes: Sequence[int] = (4, 2, 2, 1, 3, 3, 2), variant: str = "toy", size: int = 8, packed: bool = False
+) -> Path:
+    """``mpi3d_<variant>.npz``: an image of every combination of factors of these sizes, compressed or as they are."""
+    root.mkdir(parents=True, exist_ok=True)
+    save = np.savez_compressed if packed else np.savez
+    save(root / f"mpi3d_{variant}.npz", images=pattern(np.arange(np.prod(sizes)), size))
+    return root
+
+
+def combinations(sizes: Sequence[int]) -> np.ndarray:
+    """All combinations of factors, the last one moving fastest: ``[N, F]`` int64."""
+    return np.stack(np.meshgrid(*(np.arange(size) for size in sizes), indexing="ij"), -1).reshape(-1, len(sizes))
+
+
+def dsprites(root: Path, sizes: Sequence[int] = (1, 3, 2, 4, 3, 3), size: int = 8) -> Path:
+    """The ``.npz`` of dSprites, with its keys and its pickled description; which pixel is white tells the number."""
+    root.mkdir(parents=True, exist_ok=True)
+    classes = combinations(sizes)
+    image = np.zeros((len(classes), size, size), np.uint8)
+    image.reshape(len(classes), -1)[np.arange(len(classes)), np.arange(len(classes)) % size**2] = 1
+    np.savez_compressed(
+        root / "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz",
+        metadata=np.array({"title": "dSprites dataset"}, object),
+        imgs=image,
+        latents_classes=classes,
+        latents_values=classes / np.array(sizes),
+    )
+    return root
+
+
+def shapes3d(root: Path, sizes: Sequence[int] = (2, 2, 3, 2, 4, 3), size: int = 8) -> Path:
+    """``3dshapes.npz``, with the two arrays of the published ``3dshapes.h5``."""
+    root.mkdir(parents=True, exist_ok=True)
+    classes = combinations(sizes)
+    labels = classes * np.array([0.1, 0.1, 0.1, 0.07, 1, 4.3]) - np.array([0, 0, 0, -0.75, 0, 30])
+    np.savez_compressed(root / "3dshapes.npz", images=pattern(np.arange(len(classes)), size), labels=labels)
+    return root
+
+
+def whitened(root: Path, shape: tuple[int, int, int] = (40, 48, 3)) -> Path:
+    """``IMAGES.mat``: pictures ``[height, width, n]`` of float64, in which every pixel has another value."""
+    from scipy.io import savemat
+
+    root.mkdir(parents=True, exist_ok=True)
+    savemat(root / "IMAGES.mat", {"IMAGES": np.linspace(-2.5, 4, int(np.prod(shape))).reshape(shape)})
+    return root
+
+
 def as_published(model: BigAE | BigGAN) -> dict[str, Tensor]:
     """Our weights under the original's names."""
     names = {

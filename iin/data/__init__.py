@@ -8,7 +8,8 @@ A new data set is one file here (or anywhere) and one line in a config, ``target
 * images that fit into memory: `Labelled`, as in `iin.data.mnist`; `iin.data.memory.Published` where they are found or
   downloaded, as in `iin.data.cifar`
 * pictures in files: `iin.data.decoding.Pictures`, decoded once by `iin.data.decoded.Decoded`, as in `iin.data.celeba`
-* images of which all factors are known: `iin.data.factors.Factored`, as in `iin.data.dots`
+* images of which all factors are known: `Factored`, as in `iin.data.dots`; `iin.data.bank.Filed` where a file has one
+  image for each combination of them, as in `iin.data.mpi3d`
 * pairs that share what a table says of images: `iin.data.attributes.Attributed`
 
 Files are looked for, and where possible fetched, by `iin.data.sources`; IDX files are read by `iin.data.idx`, pictures
@@ -32,16 +33,21 @@ from iin.data.fashion import FashionMNIST
 from iin.data.folder import ImageFolder
 from iin.data.memory import Classes, Labelled
 from iin.data.mnist import MNIST, ColorfulMNIST, MNISTPairs, SingleColorfulMNIST, measure_color
+from iin.data.mpi3d import MPI3D, MPI3DMulti
+from iin.data.patches import NaturalPatches
+from iin.data.sprites import DSprites, Shapes3D, Sprites
 
 __all__ = [
     "CIFAR10",
     "MNIST",
+    "MPI3D",
     "AnimalFaces",
     "AttributePairs",
     "Batch",
     "CelebA",
     "Classes",
     "ColorfulMNIST",
+    "DSprites",
     "Dataset",
     "Draws",
     "FactorCelebA",
@@ -54,8 +60,12 @@ __all__ = [
     "Labelled",
     "Loader",
     "MNISTPairs",
+    "MPI3DMulti",
+    "NaturalPatches",
     "Pairs",
+    "Shapes3D",
     "SingleColorfulMNIST",
+    "Sprites",
     "ThreeDots",
     "Visit",
     "measure_color",

@@ -11,18 +11,21 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from iin.data.base import Draws, Images
+from iin.seeds import mix
 
-__all__ = ["Factored", "Generator", "Kept", "KnownFactors"]
+__all__ = ["Factored", "Generator", "Grid", "Kept", "KnownFactors", "Split"]
 
 Generator = np.random.RandomState | torch.Generator
 """Where random factors come from: numpy's, for the very numbers that published results are of, or torch's."""
+
+Split = Literal["train", "test", "all"]
 
 _Set = TypeVar("_Set", bound="Factored")
 
@@ -180,6 +183,49 @@ class Factored(ABC):
                 f"expected 0 to {sizes[column] - 1}"
             )
         return found
+
+
+class Grid(Factored):
+    """A data set of all combinations of its factors, divided at random into training and test images.
+
+    Args:
+        sizes: of the factors.
+        names: of the factors.
+        split: ``train`` or ``test``, whose items stand in a random order and have no combination in common; or ``all``,
+            in the order of `index`.
+        test_share: of the combinations, for the test.
+        seed: of the division.
+
+    Raises:
+        ValueError: an argument makes no sense, or a split holds nothing.
+    """
+
+    MOST = 10**8
+    """Combinations at most; their order is kept in memory."""
+
+    def __init__(self, sizes: Sequence[int], names: Sequence[str], split: Split, test_share: float, seed: int) -> None:
+        kind, total = type(self).__name__, math.prod(sizes)
+        if split not in ("train", "test", "all"):
+            raise ValueError(f"split: expected 'train', 'test' or 'all', found {split!r}")
+        if not 0 < test_share < 1:
+            raise ValueError(f"test_share: expected a number between 0 and 1, found {test_share}")
+        if not 2 <= total <= self.MOST:
+            raise ValueError(f"{kind}: expected 2 to {self.MOST:,} combinations of factors, found {total:,}")
+        self.factor_sizes, self.factor_names = tuple(sizes), tuple(names)
+        self._total = total
+        self._order: Tensor | None = None
+        if split != "all":
+            generator = torch.Generator().manual_seed(mix(seed, 0x67726964))
+            order = torch.randperm(total, generator=generator)
+            tests = min(max(1, round(test_share * total)), total - 1)
+            self._order = order[:tests] if split == "test" else order[tests:]
+
+    def __len__(self) -> int:
+        return self._total if self._order is None else len(self._order)
+
+    def factors_at(self, rows: Tensor) -> Tensor:
+        """Factors of the items in some rows: ``[B]`` int64 -> ``[B, F]`` int64."""
+        return self.factors_of(rows if self._order is None else self._order[rows])
 
 
 class Kept:
