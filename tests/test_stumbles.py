@@ -204,11 +204,17 @@ def test_a_factor_without_judge_is_named_once(caplog: pytest.LogCaptureFixture) 
     ]
 
 
-def test_a_first_stage_that_answers_no_distribution() -> None:
-    system = LatentFlow(Plain(), vector_flow(dim=4, blocks=1, hidden=4, depth=1))
-    for method in (system.code, system.noisy_code, system.encode):
-        with pytest.raises(ValueError, match=r"first_stage.encode answered Tensor; expected iin.models.Gaussian"):
-            method(torch.zeros(2, 1, 8, 8))
+def test_a_first_stage_may_answer_codes_but_nothing_else() -> None:
+    stage = Plain()
+    system = LatentFlow(stage, vector_flow(dim=4, blocks=1, hidden=4, depth=1))
+    image = torch.randn(2, 1, 8, 8)
+    code = stage.encode(image)
+    assert torch.equal(system.code(image), code) and torch.equal(system.noisy_code(image), code)
+    for answer, found in (((code, code), "tuple"), (code[:, :3], r"a tensor \[2, 3\]"), (code[0], r"a tensor \[4\]")):
+        stage.encode = lambda image, answer=answer: answer  # type: ignore[method-assign]
+        for method in (system.code, system.noisy_code, system.encode):
+            with pytest.raises(ValueError, match=f"answered {found}; expected iin.models.Gaussian, or codes"):
+                method(image)
 
 
 # --- what is said ------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from iin.flows import InvertibleModule
 from iin.losses import nll
 from iin.models.codes import Codes
-from iin.models.gaussian import standard_normal
+from iin.models.gaussian import Gaussian, standard_normal
 from iin.system import Objective, Picture, System, built_on
 from iin.systems import views
 
@@ -123,14 +123,22 @@ class LatentFlow(System):
     def posterior(self, image: Tensor | Codes) -> Any:
         """What the first stage says of images: a distribution over codes ``[B, D]``.
 
+        A first stage may answer the codes themselves, which are then certain.
+
         Raises:
-            ValueError: it answers something else; a tensor's ``mean`` is no distribution's.
+            ValueError: it answers something else.
         """
         if isinstance(image, Codes):
             return image  # it has said so before
         answer = self.first_stage.encode(image)
+        if isinstance(answer, Tensor) and tuple(answer.shape) == (len(image), self.dim):
+            return Gaussian(answer, torch.zeros_like(answer), deterministic=True)
+        # A tensor has a mean as well, but that is no distribution's.
         if isinstance(answer, Tensor) or not (hasattr(answer, "sample") and hasattr(answer, "mean")):
-            raise ValueError(f"first_stage.encode answered {type(answer).__name__}; expected iin.models.Gaussian")
+            found = f"a tensor {list(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
+            raise ValueError(
+                f"first_stage.encode answered {found}; expected iin.models.Gaussian, or codes [B, {self.dim}]"
+            )
         return answer
 
     @torch.no_grad()
