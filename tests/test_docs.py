@@ -118,7 +118,8 @@ def test_every_key_of_a_configuration_is_explained(site: Path) -> None:
 
 
 NO_TARGETS = {
-    "iin.data": "Batch Classes Dataset Draws Factored Images KnownFactors Labelled Loader Pairs Visit measure_color mix",
+    "iin.data": "Batch Classes Dataset Draws Factored Images KnownFactors Labelled Loader Pairs Visit measure_color "
+    "mix",
     "iin.systems": "",
     "iin.flows": "InvertibleModule",
     "iin.models": "Codes Gaussian",

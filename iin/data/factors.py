@@ -45,7 +45,8 @@ class KnownFactors(Protocol):
 
 
 class Factored(ABC):
-    """A data set with known factors. A subclass sets the attributes, and says in `factors_at` and `draw` what it holds.
+    """A data set with known factors. A subclass sets the attributes, and says in ``factors_at`` and ``draw``
+    what it holds.
 
     An item always looks the same: its factors hang on its index, and its image on its factors.
     """
