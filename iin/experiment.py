@@ -51,7 +51,7 @@ from iin.system import System
 from iin.train import fit, make_optimizers, restore
 from iin.trained import Trained
 
-__all__ = ["Trained", "check_shares", "evaluate_run", "load", "plan", "plan_resume", "resume", "train"]
+__all__ = ["Trained", "check_shares", "evaluate_run", "load", "plan", "plan_resume", "provide", "resume", "train"]
 
 log = logging.getLogger("iin")
 
@@ -74,7 +74,7 @@ def train(made: Plan) -> Run:
     """
     check_shares(made)
     for stage in made.stages:
-        _provide(stage)
+        provide(stage)
     asked = made.digest
     made.tree.update(first(lambda: _settled(made.tree)))
     system = fresh(made.tree)
@@ -130,8 +130,16 @@ def _held(run: Run) -> Iterator[None]:
         yield
 
 
-def _provide(stage: FirstStage) -> None:
-    """See to it that there is a run which a first stage can be taken from."""
+def provide(stage: FirstStage) -> None:
+    """See to it that there is a run which a first stage can be taken from: find one, go on with one, or train one.
+
+    Args:
+        stage: of a plan; its ``run`` is set.
+
+    Raises:
+        ConfigError, RunError, LogError, TrainingError: in one line.
+        Interrupted: a signal asked to stop; everything is saved.
+    """
     if stage.plan is not None:
         stage.run = _found(stage.plan.digest)
         if stage.run is None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +20,8 @@ examples:
   iin-train -b mnist_diin system.params.rho=0.9       a shipped configuration by name, one setting changed
   iin-train -b mnist_diin --dry-run                   check everything, show the plan, train nothing
   iin-train -r logs/<run>                             go on where the run stopped
+  iin-train -b mnist_diin --quick --sweep system.params.rho=0.8,0.9 seed=0,1,2 --jobs 2
+                                                      six runs, two at once; the same again goes on
 """
 
 
@@ -39,6 +45,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--dry-run", action="store_true", help="check everything and show the plan; train nothing")
     parser.add_argument("--print-config", action="store_true", help="print the merged configuration and stop")
+    many = parser.add_argument_group("many runs")
+    many.add_argument(
+        "--sweep",
+        nargs="+",
+        metavar="key.sub=value,value",
+        help="a run for each combination of these values; commas within brackets, braces or quotes belong to a value. "
+        "What is finished is left alone, what was begun is gone on with",
+    )
+    many.add_argument("--jobs", type=int, metavar="N", help="of a sweep: train N runs at once (default: 1)")
+    many.add_argument(
+        "--list-commands",
+        action="store_true",
+        help="of a sweep: print a command line for each run that is not finished, for a cluster; train nothing",
+    )
+    parser.add_argument("--under", type=int, metavar="PROCESS", help=argparse.SUPPRESS)  # the sweep's process
     parser.add_argument("-t", "--train", action="store_true", help=argparse.SUPPRESS)  # accepted, as in edflow
     add_devices(parser)
     add_common(parser)
@@ -56,9 +77,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.checkpoint and not target:
         parser.error("-c names a checkpoint of the run given with -r")
 
+    if arguments.sweep is None and (arguments.jobs is not None or arguments.list_commands):
+        parser.error("--jobs and --list-commands belong to --sweep key.sub=value,value")
+    if arguments.sweep is not None:
+        _check_sweep(parser, arguments)
+        # This process is alone; what is listed may ask for several.
+        arguments.many, arguments.devices = arguments.devices, None
+    if arguments.under is not None:
+        _end_with(arguments.under)
+
     def command() -> None:
         from iin import config as configuration
 
+        if arguments.sweep is not None:
+            _sweep(overrides, arguments)
+            return
         if target:
             _resume(target, overrides, arguments)
             return
@@ -84,6 +117,53 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"Run folder: {run.folder}")
 
     return run_command(command, arguments, "iin.cli.train", sys.argv[1:] if argv is None else argv)
+
+
+def _check_sweep(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    if not arguments.base:
+        parser.error("--sweep starts runs: give -b FILE ... (runs that were begun are found by themselves)")
+    if arguments.print_config:
+        parser.error("--print-config prints one configuration; --sweep has many, and --dry-run lists them")
+    if arguments.jobs is not None and arguments.jobs < 1:
+        parser.error(f"--jobs: expected a number >= 1, found {arguments.jobs}")
+    if "RANK" in os.environ or (arguments.devices is not None and not arguments.list_commands):
+        parser.error("--sweep trains each run in one process; use --jobs N, or --list-commands for a launcher")
+
+
+def _sweep(overrides: Sequence[str], arguments: argparse.Namespace) -> None:
+    from iin import sweep
+
+    if arguments.name:
+        overrides = [*overrides, f"name={arguments.name}"]
+    points = sweep.plan(
+        arguments.base,
+        sweep.axes(arguments.sweep),
+        overrides,
+        quick=arguments.quick,
+        allow=arguments.allow,
+        rehearse=arguments.dry_run or arguments.list_commands,
+    )
+    options = [word for package in arguments.allow for word in ("--allow", package)] + ["-q"] * arguments.quiet
+    if arguments.list_commands:
+        for option, value in (("--logs", arguments.logs), ("--devices", arguments.many)):
+            options += [option, str(value)] if value is not None else []
+        print("\n".join(sweep.commands(points, options)))
+        return
+    if arguments.dry_run:
+        print(sweep.describe(points))
+        return
+    try:
+        sweep.run(points, jobs=arguments.jobs or 1, options=options)
+    finally:
+        print(sweep.table(points))
+
+
+def _end_with(parent: int) -> None:
+    """Have SIGTERM sent to this process when the one that started it is gone, where the kernel can (Linux)."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _resume(target: str, overrides: Sequence[str], arguments: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
-__all__ = ["SERIES", "line_chart", "number", "smooth", "sparkline", "stacked_bar", "ticks"]
+__all__ = ["SERIES", "Axes", "line_chart", "number", "smooth", "sparkline", "stacked_bar", "ticks"]
 
 SERIES = 6
 """Number of series colours; they repeat after that."""
@@ -66,13 +66,81 @@ def smooth(points: Points, share: float = 0.02) -> list[tuple[float, float]]:
     return result
 
 
-def line_chart(series: Mapping[str, Points], *, raw: bool = False, percent: bool = False) -> str:
+class Axes:
+    """The frame of a chart: where values lie in it, and the scales at its margins.
+
+    Args:
+        xs: all values across; from 0 where they are one.
+        ys: all values upwards.
+        percent: the upward ones are shares of 1, and the axis ends at 100 %.
+        noisy: a few peaks may run along the frame.
+        spread: leave some room at both sides, for points that are no beginning and no end.
+    """
+
+    def __init__(
+        self,
+        xs: Sequence[float],
+        ys: Sequence[float],
+        *,
+        percent: bool = False,
+        noisy: bool = False,
+        spread: bool = False,
+    ) -> None:
+        self.first, self.last = min(xs), max(xs)
+        if spread:
+            self.first, self.last = _range(xs, False)
+        elif self.first == self.last:
+            self.first, self.last = (0.0, self.last) if self.last > 0 else (self.first - 1, self.last + 1)
+        self.low, self.high = _share_range(ys) if percent else _range(ys, noisy)
+        self.percent = percent
+
+    def across(self, x: float) -> float:
+        """Pixels from the left."""
+        return _LEFT + (x - self.first) / (self.last - self.first) * (_WIDTH - _LEFT - _RIGHT)
+
+    def down(self, y: float) -> float:
+        """Pixels from the top; what is out of range lies on the frame."""
+        share = min(1.0, max(0.0, (y - self.low) / (self.high - self.low)))
+        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
+
+    def opened(self, label: str) -> str:
+        """The drawing's first tag.
+
+        Args:
+            label: what it shows, escaped.
+        """
+        return f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">'
+
+    def scales(self, across: str) -> str:
+        """Both scales, and what the one below is of."""
+        parts = []
+        for y in ticks(self.low, self.high):
+            at = self.down(y)
+            label = f"{100 * y:g}%" if self.percent else _short(y)
+            parts.append(f'<path class="axis" d="M{_LEFT} {at:.1f}H{_WIDTH - _RIGHT}"/>')
+            parts.append(f'<text x="{_LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{escape(label)}</text>')
+        for x in ticks(self.first, self.last):
+            at = self.across(x)
+            parts.append(f'<path class="axis" d="M{at:.1f} {_HEIGHT - _BOTTOM}v4"/>')
+            parts.append(f'<text x="{at:.1f}" y="{_HEIGHT - _BOTTOM + 17}" text-anchor="middle">{_short(x)}</text>')
+        parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 4}" text-anchor="end">{escape(across)}</text>')
+        return "".join(parts)
+
+
+def line_chart(
+    series: Mapping[str, Points],
+    *,
+    raw: bool = False,
+    percent: bool = False,
+    colours: Mapping[str, int] | None = None,
+) -> str:
     """Curves over steps.
 
     Args:
         series: name -> (step, value) in order of steps; what is not finite is left out.
         raw: the values are noisy: draw them faintly, and their average over them.
         percent: values are shares of 1: the axis ends at 100 %.
+        colours: number of each one's colour; default: one after another.
 
     Returns:
         An ``<svg>`` element, or nothing when no value is finite.
@@ -82,33 +150,12 @@ def line_chart(series: Mapping[str, Points], *, raw: bool = False, percent: bool
     if not curves:
         return ""
     steps = [x for points in curves.values() for x, _ in points]
-    first, last = min(steps), max(steps)
-    if first == last:
-        first, last = (0.0, last) if last > 0 else (first - 1, last + 1)
-    values = [y for points in curves.values() for _, y in points]
-    low, high = _share_range(values) if percent else _range(values, raw)
-
-    def across(x: float) -> float:
-        return _LEFT + (x - first) / (last - first) * (_WIDTH - _LEFT - _RIGHT)
-
-    def down(y: float) -> float:
-        share = min(1.0, max(0.0, (y - low) / (high - low)))  # a rare peak runs along the frame
-        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
-
+    axes = Axes(steps, [y for points in curves.values() for _, y in points], percent=percent, noisy=raw)
+    across, down = axes.across, axes.down
     title = escape(", ".join(curves))
-    parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{title} over steps">']
-    for y in ticks(low, high):
-        at = down(y)
-        label = f"{100 * y:g}%" if percent else _short(y)
-        parts.append(f'<path class="axis" d="M{_LEFT} {at:.1f}H{_WIDTH - _RIGHT}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{escape(label)}</text>')
-    for x in ticks(first, last):
-        at = across(x)
-        parts.append(f'<path class="axis" d="M{at:.1f} {_HEIGHT - _BOTTOM}v4"/>')
-        parts.append(f'<text x="{at:.1f}" y="{_HEIGHT - _BOTTOM + 17}" text-anchor="middle">{_short(x)}</text>')
-    parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 4}" text-anchor="end">step</text>')
+    parts = [axes.opened(f"{title} over steps"), axes.scales("step")]
     for index, (name, points) in enumerate(curves.items()):
-        colour = f"s{index % SERIES}"
+        colour = f"s{(colours[name] if colours else index) % SERIES}"
         smoothed = raw and len(points) >= 8
         if smoothed:
             parts.append(f'<path class="curve raw {colour}" d="{_path(points, across, down)}"/>')

@@ -47,12 +47,13 @@ def ordered(names: Iterable[str], kind: str, factors: Iterable[str]) -> list[str
     return [name for name in wanted if name in there] + [name for name in there if name not in wanted]
 
 
-def figure(path: Path, kind: str = "") -> str:
+def figure(path: Path, kind: str = "", label: str = "") -> str:
     """A figure with the picture inside it; nothing when the file is no sound PNG.
 
     Args:
         path: the file, which says itself what it shows (see `iin.pictures.save`).
         kind: class of the figure, for the style sheet.
+        label: what to call it, in the place of what the file says.
     """
     try:
         content = path.read_bytes()
@@ -67,12 +68,13 @@ def figure(path: Path, kind: str = "") -> str:
         return ""
     label = path.stem if path.parent.name == "images" else f"{path.stem}_{path.parent.name}"
     name, _, step = label.rpartition("_step-")
-    title = escape(title or name.replace("_", " ").replace("-", " ").capitalize())
+    title = escape(label or title or name.replace("_", " ").replace("-", " ").capitalize())
     number = f"{int(step):,}"
+    below = "" if label else f"<br>{escape(caption)}"
     return (
         f'<figure class="{kind}"><img alt="{title}, step {number}" width="{width}" height="{height}" '
         f'src="data:{mime};base64,{base64.b64encode(content).decode()}">'
-        f"<figcaption><b>{title}</b> <span>step {number}</span><br>{escape(caption)}</figcaption></figure>"
+        f"<figcaption><b>{title}</b> <span>step {number}</span>{below}</figcaption></figure>"
     )
 
 

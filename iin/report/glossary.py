@@ -7,9 +7,10 @@ its pattern stands for a factor, or for what was compared, and is put where the 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["SECTIONS", "Figure", "explain", "section"]
+__all__ = ["SECTIONS", "Figure", "explain", "headlines", "section"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class Figure:
     group: str = ""
     """Figures of one group have one scale and share a chart; by default each has its own."""
 
+    @property
+    def better(self) -> int:
+        """1 where higher is better, -1 where lower is, 0 where neither is said."""
+        return ("Higher is better" in self.text) - ("Lower is better" in self.text)
+
 
 def explain(name: str) -> Figure:
     """What the figure of this name is; one that is not known is called by its name."""
@@ -34,6 +40,30 @@ def explain(name: str) -> Figure:
             group = figure.group.format(*parts) or name
             return Figure(title[:1].upper() + title[1:], figure.text.format(*parts), figure.percent, group)
     return Figure(name, group=name)
+
+
+def headlines(names: Iterable[str]) -> list[str]:
+    """Those figures that matter most, in the order in which they do."""
+    names = list(dict.fromkeys(names))
+    found = [name for pattern in _HEADLINES for name in names if re.fullmatch(pattern, name)]
+    return list(dict.fromkeys(found))
+
+
+_HEADLINES = (
+    r"swaps/.+/follows",
+    r"swaps/.+/stays",
+    r"swaps/.+/error",
+    r"accuracy",
+    r"disentanglement/mig",
+    r"disentanglement/modularity",
+    r"(?:disentanglement/)?local_mig/0\.1",
+    r"(?:disentanglement/)?local_modularity/0\.1",
+    r"disentanglement/dci",
+    r"fid/samples",
+    r"fd_\w+/samples",
+    r"reconstruction/mae",
+    r"nll/nats",
+)
 
 
 def section(name: str) -> str:
@@ -171,7 +201,9 @@ _FIGURES = {
         percent=True,
         group="Judge of {0}",
     ),
-    r"accuracy": Figure("Accuracy", "Share of the test images whose class is named right.", percent=True),
+    r"accuracy": Figure(
+        "Accuracy", "Share of the test images whose class is named right. Higher is better.", percent=True
+    ),
     r"fid/(\w+)": Figure(
         "FID of {0}",
         "Fréchet distance between {0} and real images in features of the Inception network. Lower is better.",

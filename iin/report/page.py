@@ -6,22 +6,17 @@ folder lacks (no evaluation yet, a system without pictures) is left out; what is
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from iin import record
 from iin.files import write_atomically
-from iin.report import charts, gallery
-from iin.report.glossary import SECTIONS, Figure, explain, section
-from iin.report.style import STYLE
+from iin.report import charts, gallery, parts
+from iin.report.glossary import SECTIONS, explain, headlines, section
+from iin.report.results import Results, dig, flat, gather, is_number, word
 
 __all__ = ["Results", "gather", "render", "write"]
 
@@ -45,108 +40,12 @@ def write(folder: Path) -> Path:
     return path
 
 
-# --- what the folder holds --------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Results:
-    """What a run's folder says."""
-
-    name: str
-    """Of the folder."""
-    config: dict[str, Any] = field(default_factory=dict)
-    config_text: str = ""
-    state: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
-    training: list[dict[str, Any]] = field(default_factory=list)
-    """Lines of ``metrics.jsonl`` about training, by step."""
-    evaluations: dict[int, dict[str, float]] = field(default_factory=dict)
-    """step -> figures, by step."""
-    facts: dict[str, str] = field(default_factory=dict)
-    """What the newest evaluation says beside its figures: the extractor, the data source ..."""
-    pictures: dict[str, Path] = field(default_factory=dict)
-    """name -> file of the newest step."""
-
-    @property
-    def step(self) -> int:
-        """Steps done, as far as the folder tells."""
-        steps = [line["step"] for line in self.training] + list(self.evaluations)
-        if isinstance(step := self.state.get("step"), int):
-            steps.append(step)
-        return max(steps, default=0)
-
-    @property
-    def newest(self) -> dict[str, float]:
-        """Figures of the newest evaluation."""
-        return self.evaluations[max(self.evaluations)] if self.evaluations else {}
-
-    def course(self, name: str) -> list[tuple[float, float]]:
-        """(step, value) of an evaluated figure."""
-        return [(step, figures[name]) for step, figures in self.evaluations.items() if name in figures]
-
-
-def gather(folder: Path) -> Results:
-    """Read a run's folder; what is missing or damaged stays empty."""
-    results = Results(folder.name)
-    results.config_text = _text(folder / "config.yaml")
-    try:
-        tree = yaml.safe_load(results.config_text)
-    except (yaml.YAMLError, RecursionError, ValueError):
-        tree = None
-    results.config = tree if isinstance(tree, dict) else {}
-    results.state = _json(folder / "state.json")
-    results.environment = _json(folder / "environment.json")
-
-    evaluations: dict[int, dict[str, float]] = {}
-    for line in record.read(folder / "metrics.jsonl"):
-        figures = {name: value for name, value in line.items() if name not in record.RESERVED and _is_number(value)}
-        if line["split"] == "train":
-            results.training.append({"step": line["step"], **figures})
-        else:
-            evaluations.setdefault(line["step"], {}).update(figures)
-    for file in sorted(folder.glob("eval/step-*/metrics.json")):
-        if not (match := re.fullmatch(r"step-(\d+)", file.parent.name)):
-            continue
-        content = _json(file)
-        beside = {"step", "images"}  # numbers, but no figures
-        unseen = {"step", "weights", "test_set", "entries"}  # for programs
-        figures = {name: v for name, v in content.items() if name not in beside and _is_number(v)}
-        if figures:
-            # In the place of the record's line: it knows which figures were measured anew, and with what.
-            evaluations[int(match[1])] = figures
-            results.facts = {k: str(v) for k, v in content.items() if k not in figures.keys() | unseen}
-    results.training.sort(key=lambda line: line["step"])
-    results.evaluations = dict(sorted(evaluations.items()))
-    results.pictures = gallery.find(folder)
-    return results
-
-
-def _is_number(value: Any) -> bool:
-    """Whether this can be drawn: no bool, and no integer beyond what a float holds."""
-    return isinstance(value, float) or (type(value) is int and abs(value) < 1 << 1000)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(_text(path))
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
 def render(results: Results) -> str:
     """The page's text."""
-    name = escape(_word(results.config, "name") or results.name)
+    name = escape(word(results.config, "name") or results.name)
     sections = [
         _swaps(results),
         _tiles(results),
@@ -158,42 +57,26 @@ def render(results: Results) -> str:
         _settings(results),
     ]
     body = "\n".join(section for section in sections if section)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{name}</title>
-<style>{STYLE}</style>
-</head>
-<body>
-<main>
-{_head(results, name)}
-{body}
-<footer>Made by iin from the run's folder <code>{escape(results.name)}</code>; the pictures there are without loss.
-</footer>
-</main>
-</body>
-</html>
-"""
+    footer = (
+        f"Made by iin from the run's folder <code>{escape(results.name)}</code>; the pictures there are without loss."
+    )
+    return parts.document(name, f"{_head(results, name)}\n{body}", footer)
 
 
 def _head(results: Results, name: str) -> str:
     state = str(results.state.get("state") or "unknown")
     kind = state if state in ("finished", "running", "interrupted", "failed") else "other"
-    parts = [f"step {results.step:,}"]
+    when = [f"step {results.step:,}"]
     if match := re.match(r"(\d{4}-\d\d-\d\d)T(\d\d)-(\d\d)-\d\d", results.name):
-        parts.append(f"started {match[1]} {match[2]}:{match[3]} UTC")
+        when.append(f"started {match[1]} {match[2]}:{match[3]} UTC")
     command = results.environment.get("command")
     quick = isinstance(command, list) and "--quick" in command
     badge = ' <span class="state other">quick</span>' if quick else ""
-    about = _word(results.config, "description")
+    about = word(results.config, "description")
     lead = f'<p class="lead">{escape(about)}</p>' if about else ""
     return f"""<header>
 <h1>{name}</h1>
-<p class="meta"><span class="state {kind}">{escape(state)}</span>{badge} {escape(" · ".join(parts))}</p>
+<p class="meta"><span class="state {kind}">{escape(state)}</span>{badge} {escape(" · ".join(when))}</p>
 {lead}
 <p>{_sentence(results)}</p>
 </header>"""
@@ -210,19 +93,19 @@ _KINDS = {
 def _sentence(results: Results) -> str:
     """What was trained on what, in words."""
     config = results.config
-    target = _word(config, "system", "target")
+    target = word(config, "system", "target")
     if not target:
         return "The folder does not say what was trained: its config.yaml is missing or unreadable."
     kind = _KINDS.get(target.rpartition(".")[2], "A system")
     verb = "was trained" if results.state.get("state") in ("finished", "interrupted", "failed") else "is being trained"
     text = f"{kind} (<code>{escape(target)}</code>) {verb}"
-    if data := _word(config, "data", "train", "target"):
+    if data := word(config, "data", "train", "target"):
         text += f" on <code>{escape(data)}</code>"
     if results.step:
         text += f" for {results.step:,} steps"
-        if size := _word(config, "train", "batch_size"):
+        if size := word(config, "train", "batch_size"):
             text += f" of {escape(size)} examples"
-    if rate := _word(config, "train", "lr"):
+    if rate := word(config, "train", "lr"):
         text += f", with a learning rate of {escape(rate)}"
     if first := _first_stage(config):
         text += f", over the first stage <code>{escape(first)}</code>, which stays as it is"
@@ -231,7 +114,7 @@ def _sentence(results: Results) -> str:
 
 def _first_stage(config: Mapping[str, Any]) -> str:
     """How the configuration names its first stage; empty without one."""
-    stage = _dig(config, "system", "params", "first_stage")
+    stage = dig(config, "system", "params", "first_stage")
     params = stage.get("params") if isinstance(stage, dict) else None
     for key in ("config", "run", "checkpoint"):
         value = params.get(key) if isinstance(params, dict) else None
@@ -240,23 +123,6 @@ def _first_stage(config: Mapping[str, Any]) -> str:
         if value:
             return Path(str(value)).stem
     return ""
-
-
-def _dig(tree: Any, *keys: str) -> Any:
-    for key in keys:
-        tree = tree.get(key) if isinstance(tree, dict) else None
-    return tree
-
-
-def _word(tree: Any, *keys: str) -> str:
-    """The text or number at a path of keys; empty when there is neither."""
-    value = _dig(tree, *keys)
-    return str(value) if isinstance(value, str | int | float) else ""
-
-
-def _section(title: str, body: str, text: str = "") -> str:
-    intro = f"<p>{text}</p>" if text else ""
-    return f"<section>\n<h2>{title}</h2>\n{intro}{body}\n</section>"
 
 
 # --- pictures
@@ -271,7 +137,7 @@ def _swaps(results: Results) -> str:
         "Read each grid as a table. The first column and the top row are test images; the model makes every other cell "
         "from the two at its margins. A row should agree in the factor that is taken, a column in all else."
     )
-    return _section("Swaps", f'<div class="swaps">{body}</div>', text)
+    return parts.section("Swaps", f'<div class="swaps">{body}</div>', text)
 
 
 def _factors(results: Results) -> list[str]:
@@ -296,7 +162,7 @@ def _lines(results: Results) -> str:
         "Read each row from left to right. At both ends, set off by lines, stand test images; the model makes those in "
         "between."
     )
-    return _section("Interpolations", f'<div class="pictures">{body}</div>', text)
+    return parts.section("Interpolations", f'<div class="pictures">{body}</div>', text)
 
 
 def _other_pictures(results: Results) -> str:
@@ -306,41 +172,24 @@ def _other_pictures(results: Results) -> str:
         key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name),
     )
     body = "".join(gallery.figure(results.pictures[name]) for name in names)
-    return _section("Pictures", f'<div class="pictures">{body}</div>') if body else ""
+    return parts.section("Pictures", f'<div class="pictures">{body}</div>') if body else ""
 
 
 # --- figures
-
-_HEADLINES = (
-    r"swaps/.+/follows",
-    r"swaps/.+/stays",
-    r"swaps/.+/error",
-    r"accuracy",
-    r"fid/samples",
-    r"fd_\w+/samples",
-    r"reconstruction/mae",
-    r"nll/nats",
-)
 
 
 def _tiles(results: Results) -> str:
     """The few figures that matter most, large."""
     newest = results.newest
-    names = [name for pattern in _HEADLINES for name in newest if re.fullmatch(pattern, name)][:6]
+    names = headlines(newest)[:6]
     tiles = []
     for name in names:
         figure = explain(name)
         note = ""
         if (chance := newest.get(re.sub(r"/error$", "/chance", name))) is not None and name.endswith("/error"):
-            note = f"<small>by chance {_value(chance, figure)}</small>"
-        tiles.append(f"<div><b>{_value(newest[name], figure)}</b><span>{escape(figure.title)}</span>{note}</div>")
+            note = f"<small>by chance {parts.value(chance, figure)}</small>"
+        tiles.append(f"<div><b>{parts.value(newest[name], figure)}</b><span>{escape(figure.title)}</span>{note}</div>")
     return f'<section class="tiles">{"".join(tiles)}</section>' if tiles else ""
-
-
-def _value(value: float, figure: Figure) -> str:
-    if not math.isfinite(value):
-        return f'<em class="bad">{value}</em>'
-    return f"{value:.1%}" if figure.percent else charts.number(value)
 
 
 def _table(results: Results) -> str:
@@ -363,7 +212,7 @@ def _table(results: Results) -> str:
     head = "".join(f'<th class="before">{step:,}</th>' for step in earlier)
     head = f'<tr><th>Figure</th>{head}<th class="now">step {steps[-1]:,}</th><th></th></tr>'
     table = f'<div class="wide"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
-    return _section("Figures", table + _facts(results.facts), _measured(results))
+    return parts.section("Figures", table + _facts(results.facts), _measured(results))
 
 
 def _row(results: Results, name: str, earlier: Sequence[int]) -> str:
@@ -372,9 +221,9 @@ def _row(results: Results, name: str, earlier: Sequence[int]) -> str:
     if figure.title != name:
         label = f"<b>{escape(figure.title)}</b> {label}<small>{escape(figure.text)}</small>"
     values = [results.evaluations[step].get(name) for step in earlier]
-    before = "".join(f'<td class="before">{"" if v is None else _value(v, figure)}</td>' for v in values)
+    before = "".join(f'<td class="before">{"" if v is None else parts.value(v, figure)}</td>' for v in values)
     course = charts.sparkline([value for _, value in results.course(name)])
-    now = _value(results.newest[name], figure)
+    now = parts.value(results.newest[name], figure)
     return f'<tr><th>{label}</th>{before}<td class="now">{now}</td><td class="course">{course}</td></tr>'
 
 
@@ -397,8 +246,8 @@ def _dims(results: Results) -> str:
         "estimated, paper's formula": _under(newest, "dims/paper/"),
     }
     names = _factors(results)
-    used = _dig(results.config, "system", "params", "factors")
-    if isinstance(used, list) and len(used) == len(names) and all(_is_number(size) for size in used):
+    used = dig(results.config, "system", "params", "factors")
+    if isinstance(used, list) and len(used) == len(names) and all(is_number(size) for size in used):
         bars.append(("in this flow", dict(zip(names, used, strict=True))))
     bars += [(title, sizes) for title, sizes in estimates.items() if sizes]
     bars = [(title, sizes) for title, sizes in bars if _splits(sizes)]
@@ -408,7 +257,7 @@ def _dims(results: Results) -> str:
         f"<dt>{escape(title)}</dt><dd>{charts.stacked_bar(sizes, names)}<small>{_sizes(sizes)}</small></dd>"
         for title, sizes in bars
     )
-    legend = _legend(names, "b")
+    legend = parts.legend(names, "b")
     text, details = "How many of the code's units go to each factor.", ""
     if figures := "".join(_row(results, name, []) for name in newest if name.startswith("dims/")):
         text += (
@@ -416,7 +265,7 @@ def _dims(results: Results) -> str:
             "and that of its published code, and they differ."
         )
         details = f"<details><summary>Sizes and scores</summary><table><tbody>{figures}</tbody></table></details>"
-    return _section("Factor dimensions", f'{legend}<dl class="bars">{rows}</dl>{details}', text)
+    return parts.section("Factor dimensions", f'{legend}<dl class="bars">{rows}</dl>{details}', text)
 
 
 def _under(figures: Mapping[str, float], prefix: str) -> dict[str, float]:
@@ -447,11 +296,11 @@ def _curves(results: Results) -> str:
     others = [name for name in scalars if name not in losses and name not in rates]
 
     training = [
-        _chart(name if len(losses) > 1 else "Training loss", {name: scalars[name]}, raw=True) for name in losses
+        parts.curves(name if len(losses) > 1 else "Training loss", {name: scalars[name]}, raw=True) for name in losses
     ]
     if rates:
-        training.append(_chart("Learning rate", {name: scalars[name] for name in rates}))
-    more = "".join(_chart(name, {name: scalars[name]}, raw=True) for name in others)
+        training.append(parts.curves("Learning rate", {name: scalars[name] for name in rates}))
+    more = "".join(parts.curves(name, {name: scalars[name]}, raw=True) for name in others)
 
     grouped: dict[str, list[str]] = {}
     for name in results.newest:
@@ -465,51 +314,28 @@ def _curves(results: Results) -> str:
         body += f'<details><summary>More of the training</summary><div class="charts">{more}</div></details>'
     if any(evaluated):
         body += f'<h3>Evaluated figures</h3><div class="charts">{"".join(evaluated)}</div>'
-    return _section("Curves", body) if body else ""
+    return parts.section("Curves", body) if body else ""
 
 
 def _evaluated(results: Results, group: str, names: Sequence[str]) -> str:
     figure = explain(names[0])
     title = figure.title if len(names) == 1 else group
     if len(names) == 1:
-        return _chart(title, {names[0]: results.course(names[0])}, percent=figure.percent)
+        return parts.curves(title, {names[0]: results.course(names[0])}, percent=figure.percent)
     series = {name.split("/")[-1].replace("_", " "): results.course(name) for name in names}
-    return _chart(title, series, percent=figure.percent)
-
-
-def _chart(title: str, series: Mapping[str, Any], *, raw: bool = False, percent: bool = False) -> str:
-    if not (drawing := charts.line_chart(series, raw=raw, percent=percent)):
-        return ""
-    legend = _legend(list(series), "b") if len(series) > 1 else ""
-    return f"<figure><figcaption><b>{escape(title)}</b>{legend}</figcaption>{drawing}</figure>"
-
-
-def _legend(names: Sequence[str], prefix: str) -> str:
-    items = (f'<li><i class="{prefix}{k % charts.SERIES}"></i>{escape(name)}</li>' for k, name in enumerate(names))
-    return f'<ul class="legend">{"".join(items)}</ul>'
+    return parts.curves(title, series, percent=figure.percent)
 
 
 # --- settings
 
 
 def _settings(results: Results) -> str:
-    parts = []
+    body = []
     if results.config_text:
-        parts.append(f"<details><summary>Configuration</summary><pre>{escape(results.config_text)}</pre></details>")
+        body.append(f"<details><summary>Configuration</summary><pre>{escape(results.config_text)}</pre></details>")
     rows = "".join(
-        f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in _flat(results.environment) if value
+        f"<dt>{escape(key)}</dt><dd>{escape(value)}</dd>" for key, value in flat(results.environment) if value
     )
     if rows:
-        parts.append(f'<details><summary>Environment and origin</summary><dl class="facts">{rows}</dl></details>')
-    return _section("Settings", "".join(parts)) if parts else ""
-
-
-def _flat(tree: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
-    """Leaves of nested mappings, their keys joined by dots."""
-    if isinstance(tree, dict) and depth < 8:
-        for key, value in tree.items():
-            yield from _flat(value, f"{path}.{key}" if path else str(key), depth + 1)
-    elif isinstance(tree, list):
-        yield path, " ".join(str(value) for value in tree)
-    elif tree is not None:
-        yield path, str(tree)
+        body.append(f'<details><summary>Environment and origin</summary><dl class="facts">{rows}</dl></details>')
+    return parts.section("Settings", "".join(body)) if body else ""

@@ -38,6 +38,7 @@ img { display: block; max-width: 100%; height: auto; margin-bottom: .5rem; borde
 .pictures { display: grid; gap: 1.75rem; margin-top: 1rem; align-items: start;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); }
 .pictures img { width: 100%; }
+.pictures.side { grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
 .tiles { display: grid; gap: .75rem; margin-top: 2.5rem; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }
 .tiles div { background: var(--panel); border-radius: 8px; padding: .8rem 1rem; }
 .tiles b { display: block; font-size: 1.6rem; line-height: 1.2; letter-spacing: -.02em; }
@@ -63,6 +64,10 @@ svg text { fill: var(--soft); font-size: 11.5px; }
 circle { stroke: none !important; } circle.s0 { fill: var(--c0); } circle.s1 { fill: var(--c1); }
 circle.s2 { fill: var(--c2); } circle.s3 { fill: var(--c3); } circle.s4 { fill: var(--c4); }
 circle.s5 { fill: var(--c5); }
+circle.faint { opacity: .55; } .bar { stroke-width: 1.2; } svg text.name { fill: var(--text); }
+.runs td, .runs th { text-align: left; padding-left: 0; padding-right: 1.25rem; }
+.runs thead th { white-space: normal; vertical-align: bottom; min-width: 5rem; } .runs td small { white-space: nowrap; }
+.best { color: var(--c2); font-weight: 650; } .best small { color: inherit; font-weight: 400; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 0 1rem; margin: 0; padding: 0; font-size: .85rem; }
 .legend i { display: inline-block; width: .7rem; height: .7rem; border-radius: 2px; margin-right: .35rem; }
 .stack { display: flex; gap: 2px; height: 2rem; border-radius: 4px; overflow: hidden; }

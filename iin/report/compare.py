@@ -1,0 +1,537 @@
+"""Several runs side by side on one page, made from their folders alone.
+
+Runs that differ in nothing but the seed are a group: of these the page says mean and standard deviation.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+from iin.files import write_atomically
+from iin.report import charts, compare_charts, gallery, parts
+from iin.report.compare_charts import Mark
+from iin.report.glossary import SECTIONS, explain, headlines, section
+from iin.report.results import Results, flat, gather, short, word
+
+__all__ = ["ASIDE", "Comparison", "Group", "chosen", "compare", "render", "write"]
+
+ASIDE = {
+    *("name", "description", "version", "logs", "wandb", "evaluate"),
+    *("train.log_every", "train.checkpoint_every", "train.keep", "train.best", "train.best_mode", "train.workers"),
+    *("train.evaluate_every", "train.eval_batch_size", "train.device", "train.compile", "train.cache", "train.shard"),
+}
+"""Settings that do not make two runs different: they leave the weights as they are."""
+
+COLUMNS = 6
+"""As many settings and figures have columns of their own in the first table; the others stand below."""
+
+
+@dataclass
+class Group:
+    """Runs that differ in nothing but the seed."""
+
+    settings: dict[str, str]
+    """Those in which the groups differ: key path -> value; a group may lack one."""
+    runs: list[Results]
+    label: str = ""
+
+    def values(self, name: str) -> list[float]:
+        """A figure of each run that has it, in which it is finite."""
+        return [run.newest[name] for run in self.runs if math.isfinite(run.newest.get(name, math.nan))]
+
+    def mean(self, name: str) -> float:
+        """NaN where no run has the figure."""
+        values = self.values(name)
+        return statistics.fmean(values) if values else math.nan
+
+    def deviation(self, name: str) -> float:
+        """Standard deviation over the runs (with n - 1); 0 for one."""
+        values = self.values(name)
+        return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+@dataclass
+class Comparison:
+    """What the folders of several runs say."""
+
+    groups: list[Group]
+    keys: list[str]
+    """Key paths of the settings in which the groups differ."""
+    notes: list[str] = field(default_factory=list)
+    """What to keep in mind, in sentences."""
+
+    @property
+    def runs(self) -> list[Results]:
+        return [run for group in self.groups for run in group.runs]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all figures, but for the sizes of factors."""
+        found = dict.fromkeys(name for run in self.runs for name in run.newest)
+        return [name for name in found if not name.startswith("dims/")]
+
+    @property
+    def seeds(self) -> bool:
+        """Whether there is a group of several runs."""
+        return any(len(group.runs) > 1 for group in self.groups)
+
+
+def write(folders: Sequence[Path], path: Path, title: str = "", figures: Sequence[str] = ()) -> None:
+    """Write the page.
+
+    Args:
+        folders: of the runs.
+        path: of the page.
+        title: of the page.
+        figures: see `chosen`.
+
+    Raises:
+        ValueError: see `chosen`.
+        OSError: the file cannot be written; an older one is untouched.
+    """
+    found = compare(folders)
+    page = render(found, title, chosen(found, figures))
+    with write_atomically(path) as file:
+        file.write(page.encode())
+
+
+def chosen(comparison: Comparison, patterns: Sequence[str] = ()) -> list[str]:
+    """The figures that the first table and the charts are of.
+
+    Args:
+        comparison: of the runs.
+        patterns: names, with ``*`` for anything; the last part of a name will do. Default: those that matter most.
+
+    Raises:
+        ValueError: a pattern that no figure has.
+    """
+    names = comparison.names
+    if not patterns:
+        return headlines(names)[:COLUMNS] or names[:COLUMNS]
+    found: list[str] = []
+    for pattern in patterns:
+        fitting = [n for n in names if fnmatch.fnmatchcase(n, pattern) or fnmatch.fnmatchcase(n, f"*/{pattern}")]
+        if not fitting:
+            known = f"there are {', '.join(names)}" if names else "the runs have none"
+            raise ValueError(f"--figures {pattern}: no such figure; {known}")
+        found += fitting
+    return list(dict.fromkeys(found))
+
+
+# --- what the folders hold --------------------------------------------------------------------------------------------
+
+
+def compare(folders: Sequence[Path]) -> Comparison:
+    """Read the folders of runs, and put those together that differ in nothing but the seed."""
+    runs = [gather(folder) for folder in folders]
+    trees = [_essential(run) for run in runs]
+    together: dict[tuple[tuple[str, str], ...], list[int]] = {}
+    for index, tree in enumerate(trees):
+        # A run whose configuration cannot be read is like no other.
+        key = tuple(sorted((k, v) for k, v in tree.items() if k != "seed")) if tree else (("", str(index)),)
+        together.setdefault(key, []).append(index)
+    members = list(together.values())
+    first = [trees[indices[0]] for indices in members]
+    known = [key for key in dict.fromkeys(key for tree in first for key in tree) if key != "seed"]
+    differing = [key for key in known if len({tree.get(key) for tree in first if tree}) > 1]
+    groups = []
+    for indices, tree in zip(members, first, strict=True):
+        settings = {key: tree[key] for key in differing if key in tree}
+        ordered = sorted((runs[index] for index in indices), key=_seed)
+        groups.append(Group(settings, ordered))
+    groups.sort(key=_place(differing, groups))
+    _label(groups, differing)
+    return Comparison(groups, differing, _notes(runs))
+
+
+def _essential(run: Results) -> dict[str, str]:
+    """Settings that make a run what it is, those of first stages included."""
+    found = {}
+    for key, value in flat(run.config):
+        inner = key.rpartition(".config.")[2]
+        if inner not in ASIDE and inner.split(".")[0] not in ASIDE:
+            found[key] = value
+    return found
+
+
+def _seed(run: Results) -> tuple[float, str]:
+    return _number(word(run.config, "seed") or "0") or 0.0, run.name
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _place(keys: Sequence[str], groups: Sequence[Group]) -> Callable[[Group], list[tuple[float, str]]]:
+    """Order of groups: by kind, then by their settings, numbers as numbers; others as they were named."""
+    numeric = [key for key in keys if all(_number(g.settings.get(key, "0")) is not None for g in groups)]
+    rank = {id(group): float(index) for index, group in enumerate(groups)}
+    texts = [key for key in keys if key not in numeric]
+    first: dict[tuple[str | None, ...], float] = {}
+    for group in groups:
+        first.setdefault(tuple(group.settings.get(key) for key in texts), rank[id(group)])
+
+    def place(group: Group) -> list[tuple[float, str]]:
+        kind = first[tuple(group.settings.get(key) for key in texts)]
+        return [(kind, ""), *((_number(group.settings.get(key)) or 0.0, "") for key in numeric), (rank[id(group)], "")]
+
+    return place
+
+
+def _label(groups: Sequence[Group], keys: Sequence[str]) -> None:
+    """Call groups by their settings; where these are many, by the names of their configurations."""
+    names = short(keys)
+    for group in groups:
+        group.label = " ".join(_setting(names[key], group.settings[key]) for key in keys if key in group.settings)
+    if len(keys) > 3 or not all(group.label for group in groups):
+        called = [word(group.runs[0].config, "name") or group.runs[0].name for group in groups]
+        if len(set(called)) < len(called):
+            called = [group.runs[0].name for group in groups]
+        for group, name in zip(groups, called, strict=True):
+            group.label = name
+
+
+def _setting(name: str, value: str) -> str:
+    return _shown(value) if name.rpartition(".")[2] == "target" else f"{name}={_shown(value)}"
+
+
+def _shown(value: str) -> str:
+    """A setting in a few letters: a target by its last name."""
+    last = value.rpartition(".")[2] if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", value) else value
+    return last if len(last) <= 40 else f"{last[:39]}…"
+
+
+def _notes(runs: Sequence[Results]) -> list[str]:
+    notes = []
+    if bare := [run.name for run in runs if not run.newest]:
+        notes.append(f"Without figures, since nothing was evaluated yet: {', '.join(bare)}.")
+    if undone := [run.name for run in runs if run.state.get("state") != "finished"]:
+        notes.append(f"Not finished: {', '.join(undone)}.")
+    if unread := [run.name for run in runs if not run.config]:
+        notes.append(f"Configuration missing or unreadable: {', '.join(unread)}.")
+    measured = {tuple(flat({"": run.config.get("evaluate")})) for run in runs if run.newest and run.config}
+    if len(measured) > 1:
+        notes.append("The sections <code>evaluate</code> of these runs differ, so that figures may be measured unlike.")
+    return [note if "<code>" in note else escape(note) for note in notes]
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def render(comparison: Comparison, title: str = "", figures: Sequence[str] | None = None) -> str:
+    """The page's text.
+
+    Args:
+        comparison: from `compare`.
+        title: of the page; default: how many runs are compared.
+        figures: names; default: see `chosen`.
+    """
+    figures = chosen(comparison) if figures is None else figures
+    runs, groups = comparison.runs, comparison.groups
+    title = escape(title or f"{len(runs)} runs compared")
+    head = f"{len(runs)} runs" + (f" in {len(groups)} groups of equal settings" if comparison.seeds else "")
+    notes = "".join(f'<p class="note">{note}</p>' for note in comparison.notes)
+    sections = [
+        _first_table(comparison, figures),
+        _dots(comparison, figures),
+        _radii(comparison),
+        _pairs(comparison, figures),
+        _courses(comparison, figures),
+        _pictures(comparison),
+        _all_figures(comparison),
+        _all_settings(comparison),
+    ]
+    body = "\n".join(part for part in sections if part)
+    return parts.document(
+        title,
+        f'<header>\n<h1>{title}</h1>\n<p class="meta">{head}</p>\n{notes}</header>\n{body}',
+        "Made by iin from the runs' folders; the pictures there are without loss.",
+    )
+
+
+# --- tables
+
+
+def _first_table(comparison: Comparison, figures: Sequence[str]) -> str:
+    groups, keys = comparison.groups, comparison.keys[:COLUMNS]
+    names = short(comparison.keys)
+    best = {name: _best(name, [group.mean(name) for group in groups]) for name in figures}
+    heads = [f'<th title="{escape(key)}">{escape(names[key])}</th>' for key in keys] or ["<th></th>"]
+    if comparison.seeds:
+        heads.append("<th>runs</th>")
+    heads += [_figure_head(name) for name in figures]
+    rows = []
+    for group in groups:
+        cells = [f"<td>{escape(_shown(group.settings.get(key, '—')))}</td>" for key in keys]
+        cells = cells or [f"<td>{escape(group.label)}</td>"]
+        if comparison.seeds:
+            cells.append(f"<td>{len(group.runs)}</td>")
+        cells += [_cell(group, name, best[name]) for name in figures]
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    head = f"<tr>{''.join(heads)}</tr>"
+    table = f'<div class="wide"><table class="runs"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
+    text = ["Only the settings in which the runs differ."] if keys else []
+    if len(comparison.keys) > len(keys):
+        text.append(f"These are the first {len(keys)} of {len(comparison.keys)}; all of them stand at the end.")
+    if comparison.seeds:
+        text.append("Figures are means over runs that differ in the seed, ± one standard deviation.")
+    if any(best.values()):
+        text.append('The <b class="best">best</b> of a column is marked where one way is known to be good.')
+    return parts.section("Runs", table + _each_run(comparison, figures), " ".join(text))
+
+
+def _figure_head(name: str) -> str:
+    figure = explain(name)
+    arrow = {1: " ↑", -1: " ↓"}.get(figure.better, "")
+    return f'<th class="figure" title="{escape(name)}: {escape(figure.text)}">{escape(figure.title)}{arrow}</th>'
+
+
+def _best(name: str, means: Sequence[float]) -> float | None:
+    """The best of several means; None where neither way is good, or there is nothing to choose from."""
+    finite = [mean for mean in means if math.isfinite(mean)]
+    better = explain(name).better
+    if not better or len(finite) < 2:
+        return None
+    return max(finite) if better > 0 else min(finite)
+
+
+def _cell(group: Group, name: str, best: float | None) -> str:
+    figure, mean = explain(name), group.mean(name)
+    if not math.isfinite(mean):
+        broken = next((run.newest[name] for run in group.runs if name in run.newest), None)
+        return f"<td>{'' if broken is None else parts.value(broken, figure)}</td>"
+    text = parts.value(mean, figure)
+    if len(group.values(name)) > 1:
+        text += f" <small>± {parts.value(group.deviation(name), figure)}</small>"
+    return f'<td><b class="best">{text}</b></td>' if mean == best else f"<td>{text}</td>"
+
+
+def _each_run(comparison: Comparison, figures: Sequence[str]) -> str:
+    """Every run with its folder, state and seed."""
+    rows = []
+    for group in comparison.groups:
+        for run in group.runs:
+            cells = [
+                f"<th>{escape(run.name)}<small>{escape(group.label)}</small></th>",
+                f"<td>{escape(word(run.config, 'seed') or '0')}</td>",
+                f"<td>{escape(str(run.state.get('state') or 'unknown'))}</td><td>{run.step:,}</td>",
+                *(f"<td>{parts.value(run.newest[n], explain(n)) if n in run.newest else ''}</td>" for n in figures),
+            ]
+            rows.append(f"<tr>{''.join(cells)}</tr>")
+    head = "<tr><th>Run</th><th>seed</th><th>state</th><th>step</th>" + "".join(map(_figure_head, figures)) + "</tr>"
+    return (
+        f'<details><summary>Each run</summary><div class="wide"><table class="runs"><thead>{head}</thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div></details>"
+    )
+
+
+def _all_figures(comparison: Comparison) -> str:
+    """Figures down, groups across."""
+    names = comparison.names
+    if not names:
+        return ""
+    sections: dict[str, list[str]] = {title: [] for title in SECTIONS.values()}
+    for name in names:
+        sections.setdefault(section(name), []).append(name)
+    groups = comparison.groups
+    rows = []
+    for title, members in sections.items():
+        if members:
+            rows.append(f'<tr class="group"><th colspan="{1 + len(groups)}">{escape(title)}</th></tr>')
+        for name in members:
+            best = _best(name, [group.mean(name) for group in groups])
+            cells = "".join(_cell(group, name, best) for group in groups)
+            shown = f"<code>{escape(name)}</code>"
+            if (called := explain(name).title) != name:
+                shown = f"{escape(called)} {shown}"
+            rows.append(f"<tr><th>{shown}</th>{cells}</tr>")
+    head = "<tr><th>Figure</th>" + "".join(f"<th>{escape(group.label)}</th>" for group in groups) + "</tr>"
+    table = f'<div class="wide"><table class="runs"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
+    return parts.section("All figures", f"<details><summary>{len(names)} figures</summary>{table}</details>")
+
+
+def _all_settings(comparison: Comparison) -> str:
+    """Settings down, groups across, where they are more than the first table has columns for."""
+    if len(comparison.keys) <= COLUMNS:
+        return ""
+    head = "<tr><th>Setting</th>" + "".join(f"<th>{escape(group.label)}</th>" for group in comparison.groups) + "</tr>"
+    rows = "".join(
+        f"<tr><th><code>{escape(key)}</code></th>"
+        + "".join(f"<td>{escape(_shown(group.settings.get(key, '—')))}</td>" for group in comparison.groups)
+        + "</tr>"
+        for key in comparison.keys
+    )
+    table = f'<div class="wide"><table class="runs"><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+    summary = f"<summary>{len(comparison.keys)} settings in which the runs differ</summary>"
+    return parts.section("Settings", f"<details>{summary}{table}</details>")
+
+
+# --- charts
+
+
+def _dots(comparison: Comparison, figures: Sequence[str]) -> str:
+    drawn = []
+    for name in figures:
+        figure = explain(name)
+        rows = [(group.label, group.values(name)) for group in comparison.groups if group.values(name)]
+        drawn.append(parts.framed(_title(name), compare_charts.dots(rows, percent=figure.percent)))
+    body = "".join(drawn)
+    text = "A dot for each run" + (", a stroke at the mean of each group." if comparison.seeds else ".")
+    return parts.section("Figures", f'<div class="charts">{body}</div>', text) if body else ""
+
+
+def _title(name: str) -> str:
+    figure = explain(name)
+    return figure.title + {1: " ↑", -1: " ↓"}.get(figure.better, "")
+
+
+def _radii(comparison: Comparison) -> str:
+    """Figures that are measured at several radii, such as ``local_mig/0.1``."""
+    families: dict[str, dict[float, str]] = {}
+    for name in comparison.names:
+        base, _, last = name.rpartition("/")
+        if base and (radius := _number(last)) is not None:
+            families.setdefault(base, {})[radius] = name
+    drawn = []
+    for base, members in families.items():
+        if len(members) < 2:
+            continue
+        series: dict[str, list[Mark]] = {}
+        for group in comparison.groups:
+            marks = [
+                Mark(radius, group.mean(name), error_y=group.deviation(name))
+                for radius, name in sorted(members.items())
+                if group.values(name)
+            ]
+            if marks:
+                series[group.label] = marks
+        figure = explain(next(iter(members.values())))
+        drawing = compare_charts.with_errors(series, "radius", percent=figure.percent)
+        drawn.append(parts.framed(base, drawing, list(series)))
+    body = "".join(drawn)
+    text = "Means" + (" and standard deviations over seeds" if comparison.seeds else "")
+    text += " of figures that are measured in neighbourhoods, against the neighbourhoods' radius."
+    return parts.section("Against the radius", f'<div class="charts">{body}</div>', text) if body else ""
+
+
+_PAIRS = (
+    (r"(?:disentanglement/)?mig", r"(?:disentanglement/)?modularity"),
+    (r"(?:disentanglement/)?local_mig/0\.1", r"(?:disentanglement/)?local_modularity/0\.1"),
+)
+"""Figures that are looked at together: upwards, and across."""
+
+
+def _pairs(comparison: Comparison, figures: Sequence[str]) -> str:
+    """One figure against another, along the setting that takes most numbers."""
+    key = _varied(comparison)
+    if key is None:
+        return ""
+    names = comparison.names
+    pairs = []
+    for up, across in _PAIRS:
+        found = [next((name for name in names if re.fullmatch(part, name)), None) for part in (up, across)]
+        if found[0] and found[1]:
+            pairs.append((found[0], found[1]))
+    if not pairs and len(figures) > 1:
+        pairs = [(figures[0], figures[1])]
+    drawn = []
+    called = short(comparison.keys)
+    others = [other for other in comparison.keys if other != key]
+    for up, across in pairs:
+        tracks: dict[str, list[tuple[float, Mark]]] = {}
+        for group in comparison.groups:
+            value = _number(group.settings.get(key))
+            if not group.values(up) or not group.values(across):
+                continue
+            rest = " ".join(_setting(called[o], group.settings[o]) for o in others if o in group.settings)
+            mark = Mark(
+                group.mean(across),
+                group.mean(up),
+                group.deviation(across),
+                group.deviation(up),
+                group.settings.get(key, ""),
+            )
+            tracks.setdefault(rest, []).append((value or 0.0, mark))
+        ordered = {rest: [mark for _, mark in sorted(marks, key=lambda m: m[0])] for rest, marks in tracks.items()}
+        drawing = compare_charts.against(ordered, explain(across).title, percent=explain(up).percent)
+        drawn.append(parts.framed(explain(up).title, drawing, list(ordered)))
+    body = "".join(drawn)
+    text = f"One figure against another; the numbers are <code>{escape(key)}</code>."
+    return parts.section(f"Over {escape(called[key])}", f'<div class="charts">{body}</div>', text) if body else ""
+
+
+def _varied(comparison: Comparison) -> str | None:
+    """The setting that takes most different numbers, two at least."""
+    counts = {}
+    for key in comparison.keys:
+        values = {_number(group.settings[key]) for group in comparison.groups if key in group.settings}
+        if None not in values and len(values) > 1:
+            counts[key] = len(values)
+    return max(counts, key=lambda key: counts[key]) if counts else None
+
+
+def _courses(comparison: Comparison, figures: Sequence[str]) -> str:
+    """Curves of all runs over each other, coloured by group."""
+    colours = {run.name: index for index, group in enumerate(comparison.groups) for run in group.runs}
+    labels = [group.label for group in comparison.groups]
+    scalars = dict.fromkeys(name for run in comparison.runs for line in run.training for name in line)
+    drawn = []
+    for name in (name for name in scalars if name.split("/")[-1] == "loss"):
+        courses = {
+            run.name: [(line["step"], line[name]) for line in run.training if name in line] for run in comparison.runs
+        }
+        drawing = charts.line_chart(courses, raw=True, colours=colours)
+        drawn.append(parts.framed("Training loss" if name == "loss" else name, drawing))
+    for name in figures:
+        courses = {run.name: run.course(name) for run in comparison.runs}
+        if any(len(points) > 1 for points in courses.values()):
+            drawing = charts.line_chart(courses, percent=explain(name).percent, colours=colours)
+            drawn.append(parts.framed(_title(name), drawing))
+    body = "".join(drawn)
+    if not body:
+        return ""
+    legend = parts.legend(labels, "b") if len(labels) > 1 else ""
+    return parts.section("Curves", f'{legend}<div class="charts">{body}</div>', "A line for each run.")
+
+
+# --- pictures
+
+_SHOWN = 12
+"""So many groups show their pictures at most."""
+
+
+def _pictures(comparison: Comparison) -> str:
+    """Pictures of one name beside each other, of the first run of each group."""
+    groups = comparison.groups[:_SHOWN]
+    names = dict.fromkeys(name for group in groups for run in group.runs for name in run.pictures)
+    blocks = []
+    for name in names:
+        drawn = [
+            gallery.figure(run.pictures[name], label=group.label)
+            for group in groups
+            if (run := next((run for run in group.runs if name in run.pictures), None)) is not None
+        ]
+        if body := "".join(drawn):
+            title = escape(name.replace("_", " ").replace("-", " ").capitalize())
+            blocks.append((title, f'<div class="pictures side">{body}</div>'))
+    if not blocks:
+        return ""
+    body = "".join(
+        f"<details{' open' if index < 3 else ''}><summary>{title}</summary>{body}</details>"
+        for index, (title, body) in enumerate(blocks)
+    )
+    text = "Of the first run of each group, by the same names."
+    if len(comparison.groups) > _SHOWN:
+        text += f" Only those of the first {_SHOWN} groups are here."
+    return parts.section("Pictures", body, text)
