@@ -209,6 +209,9 @@ def test_a_state_of_something_else_lists_what_lacks() -> None:
         compat.conditional_flow({"what": torch.zeros(2)}, configuration("vectors"))
     with pytest.raises(compat.CompatError, match="give its entry 'model'"):
         compat.conditional_flow({"model": {}}, configuration("vectors"))  # type: ignore[dict-item]
+    state = {name: value.to("meta") for name, value in random_state(configuration("vectors")).items()}
+    with pytest.raises(compat.CompatError, match="tensors without values"):
+        compat.conditional_flow(state, configuration("vectors"))
 
 
 def test_a_permutation_that_is_none() -> None:

@@ -313,6 +313,14 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path: Path, monkeypa
         uploads.picture(tmp_path / "wide.png", GREY)
 
 
+def test_devices_and_folders_are_no_pictures(tmp_path: Path) -> None:
+    for path in (Path("/dev/zero"), tmp_path):  # the first would be read for ever
+        with pytest.raises(DemoError, match=f"{path}: not a file"):
+            uploads.picture(path, GREY)
+    with pytest.raises(DemoError, match="/dev/zero: not a file"):
+        uploads.video("/dev/zero", GREY)
+
+
 def test_a_file_that_is_not_there_and_channels_that_are_odd(tmp_path: Path) -> None:
     with pytest.raises(DemoError, match=r"gone.png: cannot be read \(No such file"):
         uploads.picture(tmp_path / "gone.png", GREY)

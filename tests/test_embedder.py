@@ -66,10 +66,23 @@ def test_maps_of_another_size_are_named(shape: tuple[int, ...]) -> None:
         ConvEmbedder(3, 8, 6, n_down=2, width=4)(torch.zeros(shape))
 
 
-@pytest.mark.parametrize(("size", "n_down"), [(7, 3), (1, 1), (8, 0), (8, 4)])
-def test_sizes_that_cannot_be_halved_so_often(size: int, n_down: int) -> None:
-    with pytest.raises(ValueError, match=f"size {size} cannot be halved n_down = {n_down} times: use n_down between 1"):
+@pytest.mark.parametrize(
+    ("size", "n_down", "advice"),
+    [
+        (7, 3, "n_down between 1 and 2"),
+        (1, 1, "a DenseEmbedder"),
+        (8, 0, "n_down between 1 and 3"),
+        (8, 4, "n_down between 1 and 3"),
+    ],
+)
+def test_sizes_that_cannot_be_halved_so_often(size: int, n_down: int, advice: str) -> None:
+    with pytest.raises(ValueError, match=f"size {size} cannot be halved n_down = {n_down} times: use {advice}$"):
         ConvEmbedder(3, size, 6, n_down)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (0, 3, 5, 4)])
+def test_no_maps_at_all_are_pooled(shape: tuple[int, ...]) -> None:
+    assert PoolingEmbedder(3, 6, width=4).eval()(torch.zeros(shape)).shape == (0, 6)
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (2, 3, 2, 2), (2, 3, 1), (3,)])

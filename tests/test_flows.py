@@ -318,6 +318,15 @@ def test_vectors_and_contexts_of_unlike_number() -> None:
         flow(torch.randn(4, D), torch.randn(3, C))
 
 
+@pytest.mark.parametrize(
+    ("context", "found"), [(torch.ones(4, C).long(), "torch.int64"), ((torch.ones(4, C),), "a tuple"), ([1], "a list")]
+)
+def test_contexts_that_are_no_numbers(context: Any, found: str) -> None:
+    flow = conditional_flow(D, DenseEmbedder(C, D), 1, 8, 1).eval()
+    with pytest.raises(ValueError, match=f"expected a context of floating point numbers, found {found}"):
+        flow(torch.randn(4, D), context)
+
+
 def test_conditional_flows_leave_autocast() -> None:
     flow = conditional_flow(D, DenseEmbedder(C, D), 2, 8, 1).eval()
     x, context = torch.randn(4, D), torch.randn(4, C)

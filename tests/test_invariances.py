@@ -407,6 +407,12 @@ def test_from_configurations_to_a_curve(tmp_path: Path, capsys: pytest.CaptureFi
     torch.testing.assert_close(run.recombine(image, image), run.system.first_stage(image), atol=1e-4, rtol=0)
     with pytest.raises(ValueError, match="no represent"):
         iin.load(stage, allow=["tiny"]).represent(image)
+    picture.unlink()
+    capsys.readouterr()
+    assert evaluate("-p", stage, *folders, "--layers", picture, "--allow", "tiny") == 2
+    said = capsys.readouterr()
+    assert f"{stage.name}: the run has no figure invariances/free" in said.err
+    assert "invariances/free" not in said.out and not picture.exists()  # others are not measured in vain
 
 
 def test_a_run_goes_on_to_the_bit(tmp_path: Path) -> None:
@@ -460,3 +466,15 @@ def test_a_curve_needs_runs_of_layers(tmp_path: Path) -> None:
         layers.check(tmp_path / "none" / "a.png", 2)
     assert not list(tmp_path.iterdir())
     assert [panel.title for panel in layers.panels([known, known])] == ["Variance of the code, %"]
+
+
+def test_a_figure_that_is_no_number_leaves_a_gap_in_the_curve(tmp_path: Path) -> None:
+    figures = {"invariances/free": 0.2, "invariances/fixed": 0.8, "similarity/samples": 0.9}
+    run = ("conv", {**figures, "similarity/others": math.nan, "invariances/error": math.nan})
+    layers.draw([run, ("fc", {**figures, "similarity/others": 0.5})], tmp_path / "a.png")
+    assert (tmp_path / "a.png").is_file()
+    similar = layers.panels([run, run])[1]
+    assert [line.label for line in similar.lines] == ["samples"]
+    with pytest.raises(ValueError, match="fc: invariances/free is nan: leave out"):
+        layers.draw([run, ("fc", {**figures, "invariances/free": math.nan})], tmp_path / "b.png")
+    assert not (tmp_path / "b.png").exists()

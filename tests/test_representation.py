@@ -350,6 +350,40 @@ def test_an_item_of_a_tuple_or_mapping() -> None:
         given(lambda x: x * 1, image, item=1)
 
 
+def test_an_item_of_the_networks_answer(images: Tensor) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 4, 3)
+
+        def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+            answer = self.first(image).mean((2, 3))
+            return answer, answer[:, :2]
+
+    network = Twice().eval()
+    expected = network(images)[1]
+    for name in ("logits", "softmax"):
+        layer = Layer(network, name, item=1)
+        assert torch.equal(layer.logits(images), expected)
+        assert torch.equal(layer(images), expected if name == "logits" else expected.softmax(1))
+    with pytest.raises(ValueError, match="Twice answers a tuple of 2"):
+        Layer(network, "softmax").logits(images)
+
+
+@pytest.mark.parametrize(
+    ("model", "layer", "layout", "message"),
+    [
+        (nn.Identity(), 3, "auto", "layer: expected a name, such as 'layer3', found 3"),
+        (nn.Identity(), None, "auto", "layer: expected a name"),
+        (nn.Identity(), "input", "last", "layout: expected auto, channels_first, channels_last, tokens, found 'last'"),
+        (nn.Identity, "input", "auto", "model: expected a module, found the class Identity: make one of it"),
+    ],
+)
+def test_arguments_of_another_kind(model: Any, layer: Any, layout: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Layer(model, layer, layout=layout)
+
+
 def test_logits_are_those_of_a_classifier(images: Tensor) -> None:
     conv = nn.Conv2d(3, 4, 1)
     with pytest.raises(ValueError, match=r"^Conv2d answers a tensor \[2, 4, 16, 16\]; expected logits \[B, K\]"):

@@ -87,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"Report: {run.folder / 'report.html'}")
             print(f"Run folder: {run.folder}")
             curve.append((layers.name_of(run), figures))
+            if arguments.layers:  # before the next is measured in vain
+                layers.check_figures(run.folder.name, figures)
         if arguments.layers:
             first(lambda: layers.draw(curve, arguments.layers))
             print(f"Layers: {arguments.layers}")

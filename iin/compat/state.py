@@ -39,6 +39,8 @@ class Source:
         )
         if wrong:
             raise CompatError(f"expected the state dict of a {kind}, names and tensors, found {type(state).__name__}")
+        if any(value.is_meta for value in state.values()):
+            raise CompatError(f"expected the state dict of a {kind}, found tensors without values (on device meta)")
         self._left = dict(state)
         self._taken: dict[str, Tensor] = {}
         self._missing: list[str] = []

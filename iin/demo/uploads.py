@@ -98,6 +98,8 @@ def video(path: str | Path, shape: tuple[int, int, int], limit: int = FRAMES) ->
 def _read(path: Path) -> bytes:
     """The content of a file that is not too large."""
     try:
+        if path.exists() and not path.is_file():  # a device has no end
+            raise DemoError(f"{path}: not a file; expected one")
         size = path.stat().st_size
         if size > BYTES:
             raise DemoError(

@@ -97,10 +97,14 @@ class ConditionalFlow(InvertibleModule):
         """What the blocks get to know of a context ``[B, C]`` or ``[B, C, H, W]``: ``[B, E]``.
 
         Raises:
-            ValueError: there is no context, or the embedder answers with another shape.
+            ValueError: there is no context, or none of floating point numbers; or the embedder answers with another
+                shape.
         """
         if context is None:
             raise ValueError("ConditionalFlow: needs a context, the representation that vectors come with, found none")
+        if not isinstance(context, Tensor) or not context.is_floating_point():
+            found = context.dtype if isinstance(context, Tensor) else f"a {type(context).__name__}"
+            raise ValueError(f"ConditionalFlow: expected a context of floating point numbers, found {found}")
         with single_precision(context):
             h = self.embedder(at_least_single(context))
         if not torch.compiler.is_compiling() and tuple(h.flatten(1).shape) != (len(context), self.embedding):

@@ -93,10 +93,9 @@ class ConvEmbedder(nn.Module):
     def __init__(self, channels: Count, size: Count, dim: Count, n_down: Count = 4, width: Count = 64) -> None:
         super().__init__()
         if n_down < 1 or size < 2**n_down:
+            advice = "a DenseEmbedder" if size == 1 else f"n_down between 1 and {size.bit_length() - 1}"
             raise ValueError(
-                f"ConvEmbedder: maps of size {size} cannot be halved n_down = {n_down} times: "
-                f"use n_down between 1 and {max(1, size.bit_length() - 1)}"
-                + (", or a DenseEmbedder" if size == 1 else "")
+                f"ConvEmbedder: maps of size {size} cannot be halved n_down = {n_down} times: use {advice}"
             )
         self.channels, self.size, self.dim = channels, size, dim
         self.n_down, self.width = n_down, width
@@ -153,7 +152,7 @@ class PoolingEmbedder(nn.Module):
         self.head = nn.Linear(channels, dim)
 
     def forward(self, context: Tensor) -> Tensor:
-        if context.ndim not in (2, 4) or context.shape[1] != self.channels or not context[0].numel():
+        if context.ndim not in (2, 4) or context.shape[1] != self.channels or 0 in context.shape[1:]:
             raise ValueError(
                 f"PoolingEmbedder: expected a context of shape [B, {self.channels}] or [B, {self.channels}, H, W], "
                 f"found {list(context.shape)}"

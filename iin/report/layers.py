@@ -14,7 +14,7 @@ from iin.files import write_atomically
 from iin.report.charts import number, ticks
 from iin.run import Run
 
-__all__ = ["check", "draw", "name_of", "panels"]
+__all__ = ["check", "check_figures", "draw", "name_of", "panels"]
 
 SCALE = 4
 """The picture is drawn at so many times the size at which it is read, and reduced to half of that: lines are smooth."""
@@ -45,19 +45,16 @@ def panels(layers: Sequence[tuple[str, Mapping[str, float]]]) -> list[_Panel]:
         layers: name of each layer, and the figures of its run, in the order of the curve.
 
     Raises:
-        ValueError: fewer than two layers, or one whose run has no ``invariances/free``.
+        ValueError: fewer than two layers, or `check_figures`.
     """
     if len(layers) < 2:
         raise ValueError(f"a curve over layers needs at least 2 runs, found {len(layers)}")
     for name, figures in layers:
-        if "invariances/free" not in figures:
-            raise ValueError(
-                f"{name}: the run has no figure invariances/free; it must be that of a conditional flow, with "
-                "evaluate: {invariances: {target: iin.metrics.Invariances}}"
-            )
+        check_figures(name, figures)
 
     def values(key: str) -> list[float | None]:
-        return [figures.get(key) for _, figures in layers]
+        found = [figures.get(key) for _, figures in layers]
+        return [value if value is not None and math.isfinite(value) else None for value in found]
 
     distances = sorted({key for _, figures in layers for key in figures if key.startswith(("fid/", "fd_"))})
     drawn = [
@@ -67,7 +64,7 @@ def panels(layers: Sequence[tuple[str, Mapping[str, float]]]) -> list[_Panel]:
                 _Line(
                     "left free by the layer",
                     values("invariances/free"),
-                    [figures.get("invariances/error", 0.0) for _, figures in layers],
+                    [error or 0.0 for error in values("invariances/error")],
                 ),
                 _Line("fixed by the layer", values("invariances/fixed")),
             ],
@@ -141,6 +138,25 @@ def check(path: Path, count: int) -> None:
         raise ValueError(f"{path}: no folder {path.parent}")
     if count < 2:
         raise ValueError(f"a curve over layers needs at least 2 runs, found {count}; name them behind -p")
+
+
+def check_figures(name: str, figures: Mapping[str, float]) -> None:
+    """See that a run's figures have a place on the curve.
+
+    Args:
+        name: of the layer, or the run.
+        figures: of the run.
+
+    Raises:
+        ValueError: there is no ``invariances/free``, or it is not finite.
+    """
+    if "invariances/free" not in figures:
+        raise ValueError(
+            f"{name}: the run has no figure invariances/free; it must be that of a conditional flow, with "
+            "evaluate: {invariances: {target: iin.metrics.Invariances}}"
+        )
+    if not math.isfinite(figures["invariances/free"]):
+        raise ValueError(f"{name}: invariances/free is {figures['invariances/free']}: leave out a run that went wrong")
 
 
 def name_of(run: Run) -> str:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,8 @@ class Layer(nn.Module):
             of `iin.models.representation.Preprocess`, such as ``{size: 224, mean: imagenet, std: imagenet}``.
         layout: dimensions of the layer's answer, if they are not recognised: ``channels_first``, ``channels_last`` or
             ``tokens``.
-        item: index or key of the tensor that is meant, for a layer that answers several.
+        item: index or key of the tensor that is meant, for a layer that answers several; with ``logits`` and
+            ``softmax``, of the network's answer.
         gradient: whether representations may be differentiated in the image.
         weights: of a model from torchvision or timm: ``DEFAULT`` or a name; ``random`` or None for untrained ones.
         checkpoint: path of a state dict for the model; see `iin.models.representation.load`.
@@ -68,6 +69,10 @@ class Layer(nn.Module):
         download: bool = False,
     ) -> None:
         super().__init__()
+        if not isinstance(layer, str):
+            raise ValueError(f"layer: expected a name, such as 'layer3', found {layer!r}")
+        if layout not in get_args(Layout):
+            raise ValueError(f"layout: expected {', '.join(get_args(Layout))}, found {layout!r}")
         for mistake in self.check(model, layer, preprocess, weights=weights, checkpoint=checkpoint):
             raise ValueError(mistake)
         self.name = model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)
@@ -161,7 +166,11 @@ class Layer(nn.Module):
             ValueError: the network does not take such images, or answers something else.
         """
         inputs = self.network_input(image)
-        found = _logits(self._run(inputs))
+        answer = self._run(inputs)
+        if self._path or self.item is None:
+            found = _logits(answer)
+        else:  # what is chosen of the network's answer, not of a layer's
+            found = pick(answer, self.item, self.name)
         if isinstance(found, Tensor) and found.ndim == 4 and found.shape[2:] == (1, 1):
             found = found.flatten(1)
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(image):

@@ -78,6 +78,8 @@ def load(
         network = Exported(model)
     elif isinstance(model, nn.Module):
         network = model
+    elif isinstance(model, type):
+        raise ValueError(f"model: expected a module, found the class {model.__name__}: make one of it")
     elif callable(model):
         network = Function(model)
     else:
