@@ -24,6 +24,12 @@ OVERLAYS = [name for name in names() if "system" not in load([name]).tree]
 
 NAMES = [name for name in names() if name not in {*OVERLAYS, *PUBLISHED}]
 
+ROBOTS = (4, 2, 2, 1, 3, 3, 2)
+"""Values of each factor in a file of robots that is small enough to be made here."""
+
+SMALL = {"mpi3d_multi_jl1": [f"data.{part}.params.factor_sizes={list(ROBOTS)}" for part in ("train", "test")]}
+"""What else a configuration is told of the files here."""
+
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -33,6 +39,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fabricate.fashion(root)
     fabricate.cifar(root)
     fabricate.celeba(root, n=300)
+    fabricate.mpi3d(root, ROBOTS, "real", 64)
+    fabricate.whitened(root)
     return root
 
 
@@ -68,7 +76,8 @@ def test_it_says_what_it_is(name: str) -> None:
 @pytest.mark.parametrize("quick", [True, False], ids=["quick", "full"])
 @pytest.mark.parametrize("name", NAMES)
 def test_it_can_be_rehearsed(name: str, quick: bool, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert training.main(["-b", name, "--dry-run", "--logs", str(here / "logs")] + ["--quick"] * quick) == 0
+    told = ["--dry-run", "--logs", str(here / "logs"), *["--quick"] * quick, *SMALL.get(name, [])]
+    assert training.main(["-b", name, *told]) == 0
     plan = capsys.readouterr().out
     missing = [line for line in plan.splitlines() if "missing:" in line]
     # Only what ships nowhere is missing: weights of the published perceptual distance and of FID.
@@ -96,9 +105,11 @@ def test_it_trains_is_measured_and_goes_on(name: str, here: Path, capsys: pytest
         first += ["evaluate.fid.params.images=80"]
     if "invariances" in config["evaluate"]:
         first += [f"evaluate.invariances.params.{key}" for key in ("images=20", "samples=2")]
+    if "disentanglement" in config["evaluate"]:
+        first += [f"evaluate.disentanglement.params.{key}" for key in ("points=60", "clusters=2")]
     if "swaps" in config["evaluate"]:
         first += ["evaluate.swaps.params.pairs=50"]
-    run = train("-b", name, "--quick", "train.steps=20", "train.checkpoint_every=10", *first)
+    run = train("-b", name, "--quick", "train.steps=20", "train.checkpoint_every=10", *first, *SMALL.get(name, []))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     measured = {k: v for k, v in lines[-1].items() if k not in ("step", "epoch", "split")}
     assert lines[-1]["split"] == "test" and lines[-1]["step"] == 20 and len(measured) >= 1
