@@ -318,6 +318,26 @@ class _Listed:
         return Images(self.images.image[rows], self.images.label[rows])
 
 
+def test_a_layer_that_answers_the_same_for_all_has_no_sensitivity() -> None:
+    class Blind(TopRow):
+        def forward(self, image: Tensor) -> Tensor:
+            return image.new_ones(len(image), 2)
+
+    system = LatentFlow(Plain(), Exact(), Blind()).eval()
+    factors = FactorFlow(Plain(), vector_flow(4, 1, 8, 1), [2, 2])
+    with pytest.raises(ValueError, match="all samples have the same representation"):
+        Sensitivity(factors)(system, batched(normal(8), 4))
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 5), (2, 3, 4), (1, 2, 3, 4)])
+def test_latents_of_another_shape_are_named(shape: tuple[int, ...]) -> None:
+    system, image = exact(), normal(5).image
+    with pytest.raises(ValueError, match=r"latents of shape \[n, 4\] or \[5, n, 4\], found"):
+        system.generate(system.represent(image), torch.zeros(shape))
+    with pytest.raises(ValueError, match="give a representation"):
+        system.generate(None, torch.zeros(3, 4))  # type: ignore[arg-type]
+
+
 # --- kept codes -------------------------------------------------------------------------------------------------------
 
 

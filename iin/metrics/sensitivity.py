@@ -93,6 +93,10 @@ class Sensitivity:
             if not len(all_):
                 raise ValueError("Sensitivity: at least 2 test images are needed")
             means[name] = all_.double().mean().item()
+        if not means["apart"]:
+            raise ValueError(
+                "Sensitivity: all samples have the same representation: no distance is there to compare with"
+            )
         return {name: means[name] / means["apart"] for name in moved} | {name: means[name] for name in changed}
 
     def _of(self, system: Any, context: Tensor, seed: int, classifies: bool) -> dict[str, Tensor]:

@@ -220,7 +220,18 @@ class LatentFlow(System):
 
         Returns:
             ``[B, n, D]``.
+
+        Raises:
+            ValueError: there is no representation, or latents are of another shape.
         """
+        if context is None:
+            raise ValueError(
+                "codes(context, z): give a representation, such as represent(image); without, use decode(z)"
+            )
+        if z.ndim not in (2, 3) or z.shape[-1] != self.dim or (z.ndim == 3 and len(z) not in (1, len(context))):
+            raise ValueError(
+                f"expected latents of shape [n, {self.dim}] or [{len(context)}, n, {self.dim}], found {list(z.shape)}"
+            )
         z = z.expand(len(context), *z.shape[-2:])
         count = z.shape[1]
         flow: Any = self.flow

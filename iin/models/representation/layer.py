@@ -167,10 +167,8 @@ class Layer(nn.Module):
         """
         inputs = self.network_input(image)
         answer = self._run(inputs)
-        if self._path or self.item is None:
-            found = _logits(answer)
-        else:  # what is chosen of the network's answer, not of a layer's
-            found = pick(answer, self.item, self.name)
+        # An item of a layer in between says nothing of the network's answer.
+        found = _logits(answer) if self._path or self.item is None else pick(answer, self.item, self.name)
         if isinstance(found, Tensor) and found.ndim == 4 and found.shape[2:] == (1, 1):
             found = found.flatten(1)
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(image):
