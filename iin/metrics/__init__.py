@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from iin.metrics.accuracy import Accuracy
 from iin.metrics.dims import FactorDims, factor_dims, factor_scores, paper_scores
-from iin.metrics.disentanglement import Disentanglement
+from iin.metrics.disentanglement.evaluator import Disentanglement
 from iin.metrics.fid import FID
 from iin.metrics.frechet import frechet_distance, frechet_distance_of_few
 from iin.metrics.invariances import Invariances, Normality, share_left_free

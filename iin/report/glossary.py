@@ -28,7 +28,7 @@ class Figure:
     @property
     def better(self) -> int:
         """1 where higher is better, -1 where lower is, 0 where neither is said."""
-        return ("Higher is better" in self.text) - ("Lower is better" in self.text)
+        return bool(re.search("Higher is better|1 is best", self.text)) - ("Lower is better" in self.text)
 
 
 def explain(name: str) -> Figure:
@@ -341,17 +341,19 @@ _FIGURES = {
     ),
     r"disentanglement/total_correlation": Figure(
         "Total correlation",
-        "Of the normal distribution with the codes' covariance, in nats: 0 where they are uncorrelated.",
+        "Of the normal distribution with the codes' covariance, in nats: 0 where they are uncorrelated. "
+        "Lower is better.",
     ),
     r"disentanglement/wasserstein": Figure(
         "Distance from no correlation",
-        "Squared Wasserstein distance of that distribution from one without correlations.",
+        "Squared Wasserstein distance of that distribution from one without correlations. Lower is better.",
     ),
     r"disentanglement/wasserstein_normalised": Figure(
-        "Distance from no correlation, normalised", "The same in units of the codes' variance."
+        "Distance from no correlation, normalised", "The same in units of the codes' variance. Lower is better."
     ),
     r"disentanglement/mutual_information": Figure(
-        "Mutual information of codes", "Mean over pairs of codes, in nats: 0 where none tells of another."
+        "Mutual information of codes",
+        "Mean over pairs of codes, in nats: 0 where none tells of another. Lower is better.",
     ),
     r"local_mig/(.+)": Figure(
         "Local mutual information gap, radius {0}",

@@ -5,7 +5,7 @@ and factors ``[N, F]`` (integers), numpy arrays or tensors: `mig`, `dci`, `sap`,
 and `unsupervised`, which asks for no factors. Those that choose factors themselves, `factor_vae_score`,
 `beta_vae_score`, `local_mig` and `local_modularity`, take ``(represent, data, seed)``: a function from images to codes,
 data with known factors (`iin.data.factors`), and the seed of ``numpy.random.RandomState``. The evaluator
-`Disentanglement` measures them on a system.
+`iin.metrics.Disentanglement` measures them on a system.
 
 Every function answers a float or named floats, and raises ValueError, in one line, on what it cannot score: codes that
 are not finite, factors that are not whole numbers, shapes that do not fit, a factor with one value where that cannot be
@@ -21,7 +21,6 @@ References:
 from __future__ import annotations
 
 from iin.metrics.disentanglement.correlation import unsupervised
-from iin.metrics.disentanglement.evaluator import Disentanglement
 from iin.metrics.disentanglement.information import mig, modularity
 from iin.metrics.disentanglement.interventions import beta_vae_score, factor_vae_score
 from iin.metrics.disentanglement.linear import explicitness, sap
@@ -30,7 +29,6 @@ from iin.metrics.disentanglement.robustness import irs
 from iin.metrics.disentanglement.trees import dci, importance_scores
 
 __all__ = [
-    "Disentanglement",
     "beta_vae_score",
     "dci",
     "explicitness",
