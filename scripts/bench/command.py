@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from bench import autoencoder, evaluation, flows, processes, runs
+from bench import autoencoder, evaluation, flows, jacobian, processes, runs
 from bench.peers import PACKAGES, absent
 from bench.table import render
 from bench.timing import Row, Settings, environment
@@ -20,6 +20,7 @@ __all__ = ["TASKS", "main"]
 TASKS: dict[tuple[str, ...], Callable[[Settings, Sequence[str]], Iterator[Row]]] = {
     flows.TASKS: flows.flow_rows,
     autoencoder.TASKS: autoencoder.autoencoder_rows,
+    jacobian.TASKS: jacobian.jacobian_rows,
     runs.TRAINING: runs.training_rows,
     runs.CMNIST: runs.cmnist_rows,
     runs.DATA: runs.data_rows,

@@ -71,6 +71,9 @@ def _line(row: Row) -> list[str]:
         remarks.append(f"{row['items_per_second']:,.0f} a second")
     if "times_as_fast" in row:
         remarks.append(f"{row['times_as_fast']:.2f} times as fast")
+    if "times_the_decoder" in row:
+        least = row["times_the_decoder_minimum"]
+        remarks.append(f"{row['times_the_decoder']:.2f} times the decoder alone; minima: {least:.2f}")
     if "data_and_encoding" in row:
         remarks.append(f"data and encoding take {row['data_and_encoding']:.2f} of it")
     if "relative_difference" in row:
