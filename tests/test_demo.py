@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from runs import only, train
 
+import iin
 from iin.cli import demo as command
 from iin.config import ConfigError
 from iin.demo import files, runs, uploads
@@ -607,3 +608,9 @@ def test_pictures_of_demos_have_titles_and_captions(exhibit: runs.Exhibit) -> No
     for one in runs.gallery([exhibit]):
         for picture in show(exhibit, one.name).pictures.values():
             assert isinstance(picture, Picture) and picture.title and picture.caption
+
+
+def test_known_factors_are_labels_in_words() -> None:
+    data = iin.data.Sprites(split="test")
+    words = runs._label(data, data[[3]].label[0])
+    assert words.split(", ")[0].startswith("shape ") and words.count(",") == len(data.factor_sizes) - 1

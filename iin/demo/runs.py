@@ -155,7 +155,7 @@ def open_runs(
                 name=name,
                 trained=trained,
                 images=Images(*(part.to(device) for part in images)),
-                labels=tuple(_label(data, int(label)) for label in images.label),
+                labels=tuple(_label(data, label) for label in images.label),
                 places=places,
                 source=source(data),
                 classes=_classes(data),
@@ -296,8 +296,14 @@ def _classes(data: Any) -> tuple[str, ...]:
     return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
 
 
-def _label(data: Any, label: int) -> str:
-    """A label in words."""
+def _label(data: Any, value: Tensor) -> str:
+    """A label in words; of known factors, their values."""
+    if value.ndim:
+        names = getattr(data, "factor_names", ())
+        if len(names) == len(value):
+            return ", ".join(f"{name} {int(one)}" for name, one in zip(names, value, strict=True))
+        return ", ".join(str(int(one)) for one in value)
+    label = int(value)
     if label < 0:
         return ""
     if callable(meaning := getattr(data, "meaning", None)):
