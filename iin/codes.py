@@ -432,13 +432,20 @@ def _digest(network: nn.Module) -> str:
     total = hashlib.sha256()
     for name, module in network.named_modules():
         kind = type(module)
-        plain = {key: value for key, value in vars(module).items() if isinstance(value, bool | int | float | str)}
+        plain = {key: value for key, value in vars(module).items() if _is_plain(value)}
         plain.pop("training", None)
         total.update(f"{name} {kind.__module__}.{kind.__qualname__} {sorted(plain.items())}\n".encode())
     for name, value in [*network.named_parameters(), *network.named_buffers()]:
         total.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a setting is a number or a text, or some in a row, such as a size."""
+    return isinstance(value, bool | int | float | str) or (
+        isinstance(value, tuple | list) and all(map(_is_plain, value))
+    )
 
 
 def available_memory() -> int:

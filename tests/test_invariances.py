@@ -373,6 +373,18 @@ def test_codes_and_representations_are_kept_together(
         assert (other[[3]].image.context.shape == batch.image.context[:1].shape) == (layer == "0")
 
 
+@pytest.mark.parametrize("change", [{"size": 8}, {"range": [0, 1]}])
+def test_codes_of_other_preprocessing_are_not_taken(
+    change: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IIN_CACHE", str(tmp_path))
+    system, data, settings = conditional(), tiny.Still(), Training(epochs=9, batch_size=6, cache="disk")
+    codes.instead(system, data, settings)
+    system.representation = Layer(system.representation.model, "input", preprocess=change)
+    codes.instead(system, data, settings)
+    assert len(list((tmp_path / "codes").glob("*.codes"))) == 2
+
+
 def test_the_room_they_take_is_told_beforehand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree = tiny.conditional({"run": ""}, "2")
     tree["system"]["params"]["first_stage"] = tiny.node("iin.models.Autoencoder", size=8, dim=4, n_down=2, width=4)
