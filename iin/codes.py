@@ -435,6 +435,8 @@ def _digest(network: nn.Module) -> str:
         plain = {key: value for key, value in vars(module).items() if _is_plain(value)}
         plain.pop("training", None)
         total.update(f"{name} {kind.__module__}.{kind.__qualname__} {sorted(plain.items())}\n".encode())
+        if isinstance(module, torch.jit.ScriptModule):
+            total.update(getattr(module, "code", "").encode())  # all scripts are of one class
     for name, value in [*network.named_parameters(), *network.named_buffers()]:
         total.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         total.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

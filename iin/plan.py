@@ -128,7 +128,8 @@ class Plan:
         if per_epoch := self.trial.steps_per_epoch:
             lines.append(f"  steps: {self.steps:,} ({per_epoch:,} an epoch, batches of {size}), lr {lr:g}")
         else:
-            lines.append(f"  steps: {self.settings.epochs:,} epochs in batches of {size}, lr {lr:g}")
+            most = "" if self.settings.steps is None else f", at most {self.settings.steps:,} steps"
+            lines.append(f"  steps: {self.settings.epochs:,} epochs in batches of {size}{most}, lr {lr:g}")
         if self.trial.kept:
             lines.append(f"  codes: {self.trial.kept}")
         if self.run is not None:

@@ -510,3 +510,10 @@ def test_a_figure_that_is_no_number_leaves_a_gap_in_the_curve(tmp_path: Path) ->
     with pytest.raises(ValueError, match="fc: invariances/free is nan: leave out"):
         layers.draw([run, ("fc", {**figures, "invariances/free": math.nan})], tmp_path / "b.png")
     assert not (tmp_path / "b.png").exists()
+
+
+def test_a_representation_that_is_not_finite_is_an_error() -> None:
+    system = exact()
+    system.represent = lambda image: image[:, 0, 0] / 0  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="is not finite; look into another layer"):
+        Invariances(4, 2)(system, batched(normal(4), 2))

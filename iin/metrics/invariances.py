@@ -132,6 +132,8 @@ class Invariances:
     def _of_batch(self, system: Any, batch: Any, count: int, start: int) -> dict[str, Tensor]:
         """Figures of each image, ``[B]`` or ``[B, n]``."""
         (context,) = represented(system, batch, count)
+        if not context.isfinite().all():
+            raise ValueError("Invariances: the representation of a test image is not finite; look into another layer")
         code = made(system, batch, "noisy_code")[:count]
         generator = torch.Generator().manual_seed(mix(start, 5))
         z = system.latents(count * self.samples, generator).unflatten(0, (count, self.samples))  # [B, n, D]

@@ -243,10 +243,12 @@ def _explained(name: str, inputs: Tensor) -> Iterator[None]:
         yield
     except torch.cuda.OutOfMemoryError:
         raise
-    except (RuntimeError, AssertionError, TypeError, IndexError) as error:
+    except (RuntimeError, AssertionError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         if inputs.is_meta:  # a rehearsal without memory, which is then done in earnest
             raise RuntimeError(str(error)) from error
-        reason = " ".join(str(error).split())[-300:] or type(error).__name__
+        # Scripts put a trace before what went wrong.
+        words = str(error).rpartition("RuntimeError: ")[2]
+        reason = " ".join(words.split())[-300:] or type(error).__name__
         raise ValueError(
             f"{name} does not take network inputs {list(inputs.shape)} ({reason}); preprocess changes size and channels"
         ) from error
