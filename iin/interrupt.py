@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -63,7 +64,8 @@ class Interrupt:
         if several and os.environ["RANK"] != "0":
             return  # the first process says it
         # Neither through the logger nor sys.stderr: the code that was interrupted may be in the middle of using them.
-        os.write(2, b"\nStopping: this step is finished and saved first; once more to stop at once.\n")
+        with contextlib.suppress(OSError):  # who listened may be gone, which must not keep anything from being saved
+            os.write(2, b"\nStopping: this step is finished and saved first; once more to stop at once.\n")
 
     def check(self) -> None:
         """Raise `Interrupted` if a signal asked to stop."""

@@ -92,7 +92,7 @@ def test_the_page_is_whole_and_fetches_nothing(swept: list[Path]) -> None:
     table = page.split("<tbody>")[1].split("</tbody>")[0]
     rows = re.findall(r"<tr>(.*?)</tr>", table)
     assert len(rows) == 3 and all(re.sub(r"<.*?>", " ", row).split()[1] == "2" for row in rows)
-    assert "<small>± 0.007071</small>" in rows[0]  # 0.01 / sqrt(2)
+    assert "0.3050<small>± 0.0071</small>" in rows[0]  # 0.01 / sqrt(2)
 
 
 def test_the_best_is_marked_where_one_way_is_good(swept: list[Path]) -> None:

@@ -43,7 +43,7 @@ class Command(SphinxDirective):
         parser = parser_of(self.arguments[0])
         examples = (parser.epilog or "").strip("\n").removeprefix("examples:\n").splitlines()
         column = examples[0].rindex("  ") + 2 if examples else 0  # where the words begin that say what a line does
-        text = "\n".join(f"{line[2:column]}# {line[column:]}" for line in examples)
+        text = "\n".join(_example(line, column) for line in examples)
         code = nodes.literal_block(text, text, language="bash")
         return [nodes.paragraph(text=parser.description), self.options_of(parser), code]
 
@@ -56,6 +56,13 @@ class Command(SphinxDirective):
                 spelling = nodes.paragraph("", "", nodes.literal(text=_spelling(action)), ids=ids)
                 rows.append((spelling, nodes.paragraph(text=_sentence(action.help or ""))))
         return table(["Option", "Meaning"], rows)
+
+
+def _example(line: str, column: int) -> str:
+    """A line of examples as one of a script; a long command has its words on the next line."""
+    if line[:column].endswith("  "):
+        return f"{line[2:column]}# {line[column:]}"
+    return line[2:]
 
 
 def _spelling(action: argparse.Action) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from iin.files import write_atomically
 from iin.report import charts, compare_charts, gallery, parts
 from iin.report.compare_charts import Mark
-from iin.report.glossary import SECTIONS, explain, headlines, section
+from iin.report.glossary import SECTIONS, Figure, explain, headlines, section
 from iin.report.results import Results, flat, gather, short, word
 
 __all__ = ["ASIDE", "Comparison", "Group", "chosen", "compare", "render", "write"]
@@ -293,8 +293,7 @@ def _first_table(comparison: Comparison, figures: Sequence[str]) -> str:
 
 def _figure_head(name: str) -> str:
     figure = explain(name)
-    arrow = {1: " ↑", -1: " ↓"}.get(figure.better, "")
-    return f'<th class="figure" title="{escape(name)}: {escape(figure.text)}">{escape(figure.title)}{arrow}</th>'
+    return f'<th class="figure" title="{escape(name)}: {escape(figure.text)}">{escape(_title(name))}</th>'
 
 
 def _best(name: str, means: Sequence[float]) -> float | None:
@@ -313,8 +312,20 @@ def _cell(group: Group, name: str, best: float | None) -> str:
         return f"<td>{'' if broken is None else parts.value(broken, figure)}</td>"
     text = parts.value(mean, figure)
     if len(group.values(name)) > 1:
-        text += f" <small>± {parts.value(group.deviation(name), figure)}</small>"
+        text = _spread(mean, group.deviation(name), figure)
     return f'<td><b class="best">{text}</b></td>' if mean == best else f"<td>{text}</td>"
+
+
+def _spread(mean: float, deviation: float, figure: Figure) -> str:
+    """A mean and its standard deviation, to two digits of the latter."""
+    unit, scale = ("%", 100) if figure.percent else ("", 1)
+    if not deviation:
+        return f"{parts.value(mean, figure)}<small>± 0</small>"
+    digits = 1 - math.floor(math.log10(scale * deviation))
+    if digits > 6:
+        return f"{parts.value(mean, figure)}<small>± {scale * deviation:.2g}{unit}</small>"
+    shown = max(0, digits)
+    return f"{scale * mean:,.{shown}f}{unit}<small>± {scale * deviation:,.{shown}f}{unit}</small>"
 
 
 def _each_run(comparison: Comparison, figures: Sequence[str]) -> str:
@@ -392,8 +403,9 @@ def _dots(comparison: Comparison, figures: Sequence[str]) -> str:
 
 
 def _title(name: str) -> str:
+    """A figure's title, and which way is good."""
     figure = explain(name)
-    return figure.title + {1: " ↑", -1: " ↓"}.get(figure.better, "")
+    return figure.title + {1: "\N{NO-BREAK SPACE}↑", -1: "\N{NO-BREAK SPACE}↓"}.get(figure.better, "")
 
 
 def _radii(comparison: Comparison) -> str:
@@ -414,15 +426,15 @@ def _radii(comparison: Comparison) -> str:
                 for radius, name in sorted(members.items())
                 if group.values(name)
             ]
-            if marks:
-                series[group.label] = marks
+            series[group.label] = marks  # without marks too: it keeps its colour
         figure = explain(next(iter(members.values())))
         drawing = compare_charts.with_errors(series, "radius", percent=figure.percent)
-        drawn.append(parts.framed(base, drawing, list(series)))
+        drawn.append(parts.framed(base if figure.group in members.values() else figure.group, drawing))
     body = "".join(drawn)
     text = "Means" + (" and standard deviations over seeds" if comparison.seeds else "")
     text += " of figures that are measured in neighbourhoods, against the neighbourhoods' radius."
-    return parts.section("Against the radius", f'<div class="charts">{body}</div>', text) if body else ""
+    legend = _legend(comparison)
+    return parts.section("Against the radius", f'{legend}<div class="charts">{body}</div>', text) if body else ""
 
 
 _PAIRS = (
@@ -471,6 +483,12 @@ def _pairs(comparison: Comparison, figures: Sequence[str]) -> str:
     return parts.section(f"Over {escape(called[key])}", f'<div class="charts">{body}</div>', text) if body else ""
 
 
+def _legend(comparison: Comparison) -> str:
+    """The colours of the groups."""
+    labels = [group.label for group in comparison.groups]
+    return parts.legend(labels, "b") if len(labels) > 1 else ""
+
+
 def _varied(comparison: Comparison) -> str | None:
     """The setting that takes most different numbers, two at least."""
     counts = {}
@@ -484,7 +502,6 @@ def _varied(comparison: Comparison) -> str | None:
 def _courses(comparison: Comparison, figures: Sequence[str]) -> str:
     """Curves of all runs over each other, coloured by group."""
     colours = {run.name: index for index, group in enumerate(comparison.groups) for run in group.runs}
-    labels = [group.label for group in comparison.groups]
     scalars = dict.fromkeys(name for run in comparison.runs for line in run.training for name in line)
     drawn = []
     for name in (name for name in scalars if name.split("/")[-1] == "loss"):
@@ -501,8 +518,7 @@ def _courses(comparison: Comparison, figures: Sequence[str]) -> str:
     body = "".join(drawn)
     if not body:
         return ""
-    legend = parts.legend(labels, "b") if len(labels) > 1 else ""
-    return parts.section("Curves", f'{legend}<div class="charts">{body}</div>', "A line for each run.")
+    return parts.section("Curves", f'{_legend(comparison)}<div class="charts">{body}</div>', "A line for each run.")
 
 
 # --- pictures

@@ -66,8 +66,8 @@ def figure(path: Path, kind: str = "", label: str = "") -> str:
             mime, content = _lighter(image, content)
     except Exception:  # whatever damaged bytes make of the reader
         return ""
-    label = path.stem if path.parent.name == "images" else f"{path.stem}_{path.parent.name}"
-    name, _, step = label.rpartition("_step-")
+    stem = path.stem if path.parent.name == "images" else f"{path.stem}_{path.parent.name}"
+    name, _, step = stem.rpartition("_step-")
     title = escape(label or title or name.replace("_", " ").replace("-", " ").capitalize())
     number = f"{int(step):,}"
     below = "" if label else f"<br>{escape(caption)}"

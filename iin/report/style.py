@@ -66,7 +66,8 @@ circle.s2 { fill: var(--c2); } circle.s3 { fill: var(--c3); } circle.s4 { fill: 
 circle.s5 { fill: var(--c5); }
 circle.faint { opacity: .55; } .bar { stroke-width: 1.2; } svg text.name { fill: var(--text); }
 .runs td, .runs th { text-align: left; padding-left: 0; padding-right: 1.25rem; }
-.runs thead th { white-space: normal; vertical-align: bottom; min-width: 5rem; } .runs td small { white-space: nowrap; }
+.runs thead th { white-space: normal; vertical-align: bottom; min-width: 5rem; }
+.runs td small { display: block; white-space: nowrap; }
 .best { color: var(--c2); font-weight: 650; } .best small { color: inherit; font-weight: 400; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 0 1rem; margin: 0; padding: 0; font-size: .85rem; }
 .legend i { display: inline-block; width: .7rem; height: .7rem; border-radius: 2px; margin-right: .35rem; }
