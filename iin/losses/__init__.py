@@ -9,6 +9,15 @@ from iin.losses.reconstruction import (
     pixel_error,
     reconstruction_nll,
 )
+from iin.losses.variation import (
+    class_loss,
+    gradient_penalty,
+    information_loss,
+    logistic_loss,
+    nonsaturating_loss,
+    variation_loss,
+    variations_loss,
+)
 from iin.losses.variational import (
     annealed,
     bernoulli_nll,
@@ -25,6 +34,7 @@ __all__ = [
     "adaptive_weight",
     "annealed",
     "bernoulli_nll",
+    "class_loss",
     "covariance",
     "covariance_penalty",
     "decoder_jacobian",
@@ -34,11 +44,17 @@ __all__ = [
     "divergence_parts",
     "factor_mask",
     "generator_loss",
+    "gradient_penalty",
+    "information_loss",
     "jacobian_norm",
+    "logistic_loss",
     "nll",
+    "nonsaturating_loss",
     "pair_nll",
     "permuted",
     "pixel_error",
     "reconstruction_nll",
     "total_correlation",
+    "variation_loss",
+    "variations_loss",
 ]

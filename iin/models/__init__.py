@@ -8,7 +8,9 @@ from iin.models.codes import Codes
 from iin.models.discriminator import CodeDiscriminator, PatchDiscriminator
 from iin.models.embedder import ConvEmbedder, DenseEmbedder, PoolingEmbedder
 from iin.models.gaussian import Gaussian
+from iin.models.generator import ModuleGenerator
 from iin.models.representation import Layer
+from iin.models.residual import PairRecogniser, ResidualDiscriminator
 from iin.models.vae import ConvVAE, natural_vae, study_vae, threedots_vae
 
 __all__ = [
@@ -23,8 +25,11 @@ __all__ = [
     "DenseEmbedder",
     "Gaussian",
     "Layer",
+    "ModuleGenerator",
+    "PairRecogniser",
     "PatchDiscriminator",
     "PoolingEmbedder",
+    "ResidualDiscriminator",
     "natural_vae",
     "study_vae",
     "threedots_vae",
