@@ -277,7 +277,8 @@ def _plan(config: Config, quick: bool, allow: Sequence[str], rehearse: bool = Fa
     made = Plan(config, config.tree, tuple(allow))
     if quick and config.files and not config.can_be_quick:
         files = ", ".join(show_path(file) for file in config.files)
-        log.warning("%s has no section quick: its full version is run", files)
+        also = ", over the small version of its first stage" if any(first_stages(config.tree)) else ""
+        log.warning("%s has no section quick: its full version is run%s", files, also)
     for section in ("data", "system", "evaluate"):
         resolve_paths(made.tree.get(section), config, section, allow)
     for path, node in first_stages(made.tree):

@@ -62,6 +62,7 @@ class Trained:
             images: for a conditional flow, those whose representation the result shall have ``[B, C, H, W]``.
         """
         if images is None:
+            self._check_free("decode(latents)", "decode(latents, images)")
             return self._ask("decode")(self._moved(latents))
         return self._ask("decode")(self._moved(latents), self.represent(images))
 
@@ -142,6 +143,7 @@ class Trained:
     @torch.no_grad()
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """``n`` images from the model ``[n, C, H, W]``; the same for the same seed, and torch's generator untouched."""
+        self._check_free("sample(n)", "resample(images, n)")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(seed))
             return self._ask("sample")(n)
@@ -159,6 +161,7 @@ class Trained:
         Returns:
             ``[B, steps, C, H, W]``.
         """
+        self._check_free("interpolate", "recombine(images, others)")
         if steps < 2:
             raise ValueError(f"steps: expected at least 2, both ends, found {steps}")
         _alike(images, others)
@@ -179,8 +182,16 @@ class Trained:
     def _ask(self, name: str) -> Callable[..., Any]:
         found = getattr(self.system, name, None)
         if not callable(found):
-            raise ValueError(f"{type(self.system).__name__} has no {name}; a flow over an autoencoder does")
+            what = "a FactorFlow" if name in ("swap", "swap_grid", "exchange") else "a flow over an autoencoder"
+            raise ValueError(f"{type(self.system).__name__} has no {name}; {what} does")
         return found
+
+    def _check_free(self, asked: str, instead: str) -> None:
+        """Raise ValueError where a representation is needed, and none is given."""
+        if getattr(self.system, "conditional", False):
+            raise ValueError(
+                f"this flow is conditional, and {asked} names no images whose representation counts; use {instead}"
+            )
 
     def _index(self, factor: int | str) -> int:
         """Index of a factor, by its name or from 0."""

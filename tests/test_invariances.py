@@ -24,6 +24,7 @@ from iin.flows import InvertibleModule, conditional_flow, vector_flow
 from iin.metrics import FID, NLL, Invariances, Inversion, Normality, Sensitivity, share_left_free
 from iin.models import Codes, DenseEmbedder, Gaussian, Layer, PoolingEmbedder
 from iin.report import layers
+from iin.run import Run
 from iin.systems import FactorFlow, LatentFlow
 
 SMALL = 1e-3
@@ -484,6 +485,35 @@ def test_what_does_not_fit_is_one_line(
     assert train("-b", tiny.write(path, tree), "--allow", "tiny", "--logs", tmp_path / "logs") == 2
     err = capsys.readouterr().err
     assert words in err and "not foreseen" not in err and not (tmp_path / "logs").exists()
+
+
+def test_a_conditional_run_says_what_to_ask_instead(tmp_path: Path) -> None:
+    run = iin.trained.Trained(None, small().eval(), {}, 0)  # type: ignore[arg-type]
+    image = normal(2).image
+    for asked, instead in (
+        (lambda: run.decode(run.encode(image)), r"decode\(latents, images\)"),
+        (lambda: run.sample(2), r"resample\(images, n\)"),
+        (lambda: run.interpolate(image, image), r"recombine\(images, others\)"),
+    ):
+        with pytest.raises(ValueError, match=f"this flow is conditional, .*; use {instead}"):
+            asked()
+    with pytest.raises(ValueError, match="LatentFlow has no swap; a FactorFlow does"):
+        run.swap(image, image, [0])
+
+
+def test_a_curve_over_different_networks_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    runs = []
+    for name, layer, model in (("a", "1", "tiny.Cut"), ("b", "2", "tiny.Cut"), ("c", "3", "tiny.Other")):
+        (tmp_path / name).mkdir()
+        tree = tiny.conditional({"run": "x"}, layer)
+        tree["system"]["params"]["representation"]["params"]["model"] = tiny.node(model)
+        tiny.write(tmp_path / name / "config.yaml", tree)
+        runs.append(Run(tmp_path / name))
+    assert [layers.name_of(run) for run in runs] == ["layer 1", "layer 2", "layer 3"]
+    layers.check_alike(runs[:2])
+    assert not caplog.messages
+    layers.check_alike(runs)
+    assert caplog.messages == ["layers: the runs have different networks; the curve compares what cannot be compared"]
 
 
 def test_a_curve_needs_runs_of_layers(tmp_path: Path) -> None:

@@ -250,7 +250,8 @@ def test_a_first_stage_of_other_settings_is_named(here: Path, errors: Errors, ca
 def test_quick_without_such_a_section_is_said(here: Path, errors: Errors) -> None:
     assert train("-b", "flow.yaml", "--quick", "--dry-run") == 0
     assert errors().splitlines() == [
-        f"{name}.yaml has no section quick: its full version is run" for name in ("flow", "ae")
+        "flow.yaml has no section quick: its full version is run, over the small version of its first stage",
+        "ae.yaml has no section quick: its full version is run",
     ]
     tiny.write(here / "ae.yaml", tiny.autoencoder() | {"quick": {"train": {"steps": 1}}})
     assert train("-b", "ae.yaml", "--quick", "--dry-run") == 0 and not errors()

@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             factors.check_overlay(arguments.write)
         if arguments.layers:
             layers.check(arguments.layers, len(runs))
+            layers.check_alike(runs)
         curve = []
         for run in runs:
             figures = experiment.evaluate_run(run, overrides, arguments.checkpoint, allow=arguments.allow)

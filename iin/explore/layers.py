@@ -29,7 +29,13 @@ def layers_of_network(network: str, size: int, channels: int, *, allow: Sequence
     Raises:
         ConfigError, ValueError: there is no such network, or it does not take such images.
     """
-    return describe(_made(network, allow), size, channels)
+    try:
+        return describe(_made(network, allow), size, channels)
+    except ValueError as error:
+        if "preprocess changes size and channels" not in str(error):
+            raise
+        what = str(error).replace("preprocess changes size and channels", "")
+        raise ValueError(f"{what}--size and --channels say which images it is shown") from error
 
 
 def layers_of_config(
@@ -70,6 +76,11 @@ def table(rows: Sequence[Row]) -> str:
 def _made(network: str, allow: Sequence[str]) -> Any:
     if is_spelt(network):
         return network
+    if network.endswith(".py"):
+        raise ValueError(
+            f"{network}: a file of source is no network; name what it defines, such as "
+            f"{network.removesuffix('.py').replace('/', '.').strip('.')}.Net"
+        )
     target = configuration.resolve(network, allow)
     try:
         made = target()

@@ -155,7 +155,7 @@ class PoolingEmbedder(nn.Module):
         if context.ndim not in (2, 4) or context.shape[1] != self.channels or 0 in context.shape[1:]:
             raise ValueError(
                 f"PoolingEmbedder: expected a context of shape [B, {self.channels}] or [B, {self.channels}, H, W], "
-                f"found {list(context.shape)}"
+                f"found {list(context.shape)}: set the embedder's channels to those of the layer"
             )
         if context.ndim == 2:
             context = context[:, :, None, None]

@@ -119,10 +119,16 @@ _FIGURES = {
         "Deviation of samples",
         "Standard deviation over samples with the same representation, mean over pixels; values lie in [-1, 1].",
     ),
+    r"agreement/samples": Figure(
+        "Prediction on samples",
+        "How often the network predicts for images with the same representation the class that it predicts for the "
+        "image itself. Higher is better.",
+        percent=True,
+        group="Agreement of predictions",
+    ),
     r"agreement/(\w+)": Figure(
         "Prediction on {0}",
-        "How often the network predicts for {0} the class that it predicts for the image itself. Of reconstructions, "
-        "this is about the most that samples can reach.",
+        "The same for {0}: about the most that samples can reach.",
         percent=True,
         group="Agreement of predictions",
     ),

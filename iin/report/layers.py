@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from iin.files import write_atomically
 from iin.report.charts import number, ticks
 from iin.run import Run
+
+log = logging.getLogger("iin")
 
 __all__ = ["check", "check_figures", "draw", "name_of", "panels"]
 
@@ -66,7 +69,6 @@ def panels(layers: Sequence[tuple[str, Mapping[str, float]]]) -> list[_Panel]:
                     values("invariances/free"),
                     [error or 0.0 for error in values("invariances/error")],
                 ),
-                _Line("fixed by the layer", values("invariances/fixed")),
             ],
             True,
         ),
@@ -159,12 +161,26 @@ def check_figures(name: str, figures: Mapping[str, float]) -> None:
         raise ValueError(f"{name}: invariances/free is {figures['invariances/free']}: leave out a run that went wrong")
 
 
+def check_alike(runs: Sequence[Run]) -> None:
+    """Warn where runs stand on different codes, or look into different networks: no curve goes over these."""
+    kinds = []
+    for run in runs:
+        params = (yaml.safe_load(run.config_file.read_text()).get("system") or {}).get("params") or {}
+        looks = dict((params.get("representation") or {}).get("params") or {})
+        kinds.append((params.get("first_stage"), {key: looks.get(key) for key in ("model", "weights", "checkpoint")}))
+    for what, place in (("first stages", 0), ("networks", 1)):
+        if any(kind[place] != kinds[0][place] for kind in kinds):
+            log.warning("layers: the runs have different %s; the curve compares what cannot be compared", what)
+
+
 def name_of(run: Run) -> str:
     """What a run's place on the curve is called: its layer, or else the run's name."""
     system = yaml.safe_load(run.config_file.read_text()).get("system", {})
     representation = (system.get("params") or {}).get("representation") or {}
     layer = (representation.get("params") or {}).get("layer")
-    return str(layer or run.folder.name)
+    if layer is None:
+        return run.folder.name
+    return f"layer {layer}" if str(layer).isdigit() else str(layer)
 
 
 def _known(line: _Line) -> bool:

@@ -94,6 +94,7 @@ def invariances(system: Any, batch: Any) -> dict[str, Picture]:
     """
     image = batch.image[:SIDE]
     layer = str(getattr(system.representation, "layer", "the representation"))
+    layer = f"layer {layer}" if layer.isdigit() else layer
     context = system.represent(image)
     again = system.reconstruct(image)
     z = system.latents(VISIBLE, torch.Generator().manual_seed(0))
