@@ -27,6 +27,7 @@ from iin.metrics.reconstruction import Reconstruction
 from iin.metrics.sensitivity import Sensitivity
 from iin.metrics.statistics import Statistics, Summary
 from iin.metrics.swaps import FactorSwaps
+from iin.metrics.variation.evaluator import VariationPredictability
 
 __all__ = [
     "FID",
@@ -43,6 +44,7 @@ __all__ = [
     "Sensitivity",
     "Statistics",
     "Summary",
+    "VariationPredictability",
     "factor_dims",
     "factor_scores",
     "frechet_distance",
