@@ -188,12 +188,22 @@ class ConvVAE(nn.Module):
 
 
 def threedots_vae(channels: Count = 1, dim: Count = 10) -> ConvVAE:
-    """The published network for images of 64x64: three dots (1 channel), scenes of robots (3 channels)."""
+    """The published network for images of 64x64: three dots (1 channel), scenes of robots (3 channels).
+
+    Args:
+        channels: of the images.
+        dim: size ``L`` of the code.
+    """
     return ConvVAE(channels=channels, size=64, dim=dim)
 
 
 def natural_vae(channels: Count = 1, dim: Count = 10) -> ConvVAE:
-    """The published network for patches of natural images, 16x16."""
+    """The published network for patches of natural images, 16x16.
+
+    Args:
+        channels: of the images.
+        dim: size ``L`` of the code.
+    """
     return ConvVAE(
         channels,
         16,
@@ -211,6 +221,10 @@ def natural_vae(channels: Count = 1, dim: Count = 10) -> ConvVAE:
 def study_vae(channels: Count = 1, dim: Count = 10) -> ConvVAE:
     """The network that methods were compared with, for images of 64x64: smaller kernels in deeper layers, which are
     padded.
+
+    Args:
+        channels: of the images.
+        dim: size ``L`` of the code.
 
     References:
         Challenging Common Assumptions in the Unsupervised Learning of Disentangled Representations
