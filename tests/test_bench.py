@@ -22,7 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
-from bench import autoencoder, command, evaluation, flows, peers, processes, runs, table, timing
+from bench import autoencoder, command, evaluation, flows, jacobian, peers, processes, runs, table, timing
 from bench.peers import LIBRARIES, PACKAGES, Flow, Shape
 from bench.processes import Asked, Samples
 from bench.steps import FlowAlone, loop_step
@@ -32,6 +32,7 @@ from iin import distributed
 from iin.data import ColorfulMNIST, Images, Loader
 from iin.engine import Parallel
 from iin.losses import nll
+from iin.models import ConvVAE
 
 SMALL = Shape(dim=8, blocks=2, hidden=16, depth=1)
 
@@ -301,6 +302,21 @@ def test_both_autoencoders_have_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, plain = autoencoder.autoencoder_rows(Settings(threads=(1,), repeats=1), autoencoder.TASKS)
     assert (ours["library"], plain["library"]) == ("iin", "plain") and ours["parameters"] == plain["parameters"]
     assert ours["times_as_fast"] == plain["seconds"] / ours["seconds"] and ours["batch"] == 25
+
+
+# --- Jacobian ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_step_with_a_jacobian_is_compared_with_its_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ConvVAE(encoder=(2, 2, 2, 2), encoder_dense=(4,), decoder_dense=(16,), decoder=(2, 2, 2), dim=3)
+    monkeypatch.setattr(jacobian, "ConvVAE", lambda: model)
+    asked: list[int] = []
+    monkeypatch.setattr(model, "logits", lambda z: asked.append(len(z)) or ConvVAE.logits(model, z))
+    *own, plain = jacobian.jacobian_rows(Settings(threads=(1,), repeats=1), jacobian.TASKS)
+    assert [row["what"] for row in own] == ["difference", "forward"]
+    assert plain["what"] == "decoder alone, 256 codes" and 256 in asked
+    assert all(row["times_the_decoder"] == row["seconds"] / plain["seconds"] for row in own)
+    assert "times the decoder alone" in table.render([*own, plain], {})
 
 
 # --- whole training ----------------------------------------------------------------------------------------------
