@@ -151,6 +151,10 @@ class _Seen:
     def __iter__(self) -> Iterator[Any]:
         return self._numbered.those(*self.share)
 
+    def check(self) -> None:
+        """Leave the evaluation if a signal asked to stop: for metrics that work long without a look at the batches."""
+        self._numbered._check()
+
     def whole(self) -> _Seen:
         """All of them."""
         return _Seen(self._test, self._numbered, (0, 1))
