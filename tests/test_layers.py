@@ -60,11 +60,12 @@ LAYERS = {
     "trained",
     "first_stage": "building plan",
     "export": "run building experiment",
+    "pairs": "config run metrics building experiment",
     "sweep": "config run record report train interrupt building factors plan experiment",
     "explore": "config run data models pictures report building plan",
     "demo": "config run data pictures report system models systems trained building experiment explore",
     # What a person starts.
-    "cli": "config run record train interrupt factors experiment explore report demo export sweep",
+    "cli": "config run record train interrupt factors experiment explore report demo export pairs sweep",
     "": "experiment",  # iin.load, imported when it is used
 }
 """Module or subpackage -> those that it may import, beside itself and the bottom."""
@@ -123,7 +124,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "demo", "export", "report"])
+@pytest.mark.parametrize("command", ["train", "eval", "demo", "export", "pairs", "report"])
 def test_help_answers_without_torch(command: str) -> None:
     code = f"""
 import sys
