@@ -60,7 +60,7 @@ class Command(SphinxDirective):
 
 def _example(line: str, column: int) -> str:
     """A line of examples as one of a script; a long command has its words on the next line."""
-    if line[:column].endswith("  "):
+    if line[:column].endswith(" ") and not line[column:].startswith("-"):
         return f"{line[2:column]}# {line[column:]}"
     return line[2:]
 

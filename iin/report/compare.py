@@ -530,7 +530,7 @@ _SHOWN = 12
 def _pictures(comparison: Comparison) -> str:
     """Pictures of one name beside each other, of the first run of each group."""
     groups = comparison.groups[:_SHOWN]
-    names = dict.fromkeys(name for group in groups for run in group.runs for name in run.pictures)
+    names = sorted({name for group in groups for run in group.runs for name in run.pictures}, key=gallery.place)
     blocks = []
     for name in names:
         drawn = [

@@ -13,7 +13,7 @@ from PIL import Image, features
 
 from iin import pictures
 
-__all__ = ["figure", "find", "ordered"]
+__all__ = ["figure", "find", "ordered", "place"]
 
 HEAVY = 100_000
 """Bytes beyond which a picture is embedded as lossy WebP, where that is smaller. The folder has it as it was made."""
@@ -45,6 +45,14 @@ def ordered(names: Iterable[str], kind: str, factors: Iterable[str]) -> list[str
     wanted = pictures.stems(f"{kind}_{factor}" for factor in factors).values()
     there = sorted(name for name in names if name == kind or name.startswith(f"{kind}_"))
     return [name for name in wanted if name in there] + [name for name in there if name not in wanted]
+
+
+def place(name: str) -> tuple[int, str]:
+    """What pictures are sorted by where no factors order them: what the model keeps of images comes first."""
+    return _FIRST.index(name) if name in _FIRST else len(_FIRST), name
+
+
+_FIRST = ("reconstructions", "inputs", "fixed_samples", "samples")
 
 
 def figure(path: Path, kind: str = "", label: str = "") -> str:

@@ -149,10 +149,6 @@ def _factors(results: Results) -> list[str]:
     return list(next((sizes for sizes in estimates if sizes), {}))
 
 
-_FIRST = ("reconstructions", "inputs", "fixed_samples", "samples")
-"""Pictures in this order, before others."""
-
-
 def _lines(results: Results) -> str:
     """The interpolations."""
     names = gallery.ordered(results.pictures, "line", _factors(results))
@@ -169,7 +165,7 @@ def _other_pictures(results: Results) -> str:
     shown = {name for kind in ("swap", "line") for name in gallery.ordered(results.pictures, kind, ())}
     names = sorted(
         (name for name in results.pictures if name not in shown),
-        key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name),
+        key=gallery.place,
     )
     body = "".join(gallery.figure(results.pictures[name]) for name in names)
     return parts.section("Pictures", f'<div class="pictures">{body}</div>') if body else ""
