@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -40,18 +40,24 @@ LARGE = 160
 """The most pixels a side that an image is enlarged to."""
 WIDEST = 1280
 """A grid of large images is reduced to this many pixels."""
+LETTERS = 24
+"""The most letters of a label beside a row."""
+SIZE = 16
+"""Pixels of its letters; fewer where rows are lower."""
 LONGEST = 120
 """The most bytes of a file name that a picture's name may take: file systems take 255, and a step stands behind it."""
 
 
 def draw(picture: Picture) -> Image.Image:
     """A picture as an RGB image; title and caption are in its ``info`` (``Title``, ``Description``)."""
-    drawn = grid(picture.images, picture.rows, picture.columns)
+    drawn = grid(picture.images, picture.rows, picture.columns, picture.labels)
     drawn.info |= {key: text for key, text in (("Title", picture.title), ("Description", picture.caption)) if text}
     return drawn
 
 
-def grid(images: Tensor, rows: Sequence[int] = (), columns: Sequence[int] = ()) -> Image.Image:
+def grid(
+    images: Tensor, rows: Sequence[int] = (), columns: Sequence[int] = (), labels: Sequence[str] = ()
+) -> Image.Image:
     """Lay images out in one picture.
 
     Values are clipped to [-1, 1]. Small images are enlarged by a whole factor, each pixel a square; large ones are
@@ -62,18 +68,21 @@ def grid(images: Tensor, rows: Sequence[int] = (), columns: Sequence[int] = ()) 
         images: ``[N, C, H, W]`` in [-1, 1], laid out near-square, or ``[R, N, C, H, W]``, R rows as given.
         rows: indices of rows that are set off from the one before.
         columns: likewise, of columns.
+        labels: what each row is, written at its left; of none, or one for each row.
 
     Returns:
         An RGB picture.
 
     Raises:
-        ValueError: another shape, or no image.
+        ValueError: another shape, no image, or another number of labels.
     """
     if images.ndim not in (4, 5) or not images.numel():
         raise ValueError(f"grid: found images of shape {list(images.shape)}; expected [N, C, H, W] or [R, N, C, H, W]")
     across = images.shape[1] if images.ndim == 5 else _columns(len(images))
     cells = levels(images.detach().reshape(-1, *images.shape[-3:]))  # [N, H, W, 3]
     down = math.ceil(len(cells) / across)
+    if len(labels) not in (0, down):
+        raise ValueError(f"grid: found {len(labels)} labels; expected one for each of the {down} rows, or none")
     height, width = cells.shape[1:3]
     bare = _places(across, 0, columns)[-1]  # pixels of the gaps
     if max(height, width) <= SMALL:
@@ -95,7 +104,22 @@ def grid(images: Tensor, rows: Sequence[int] = (), columns: Sequence[int] = ()) 
     for index, cell in enumerate(cells):
         y, x = top[index // across], left[index % across]
         canvas[y : y + height, x : x + width] = cell
-    return Image.fromarray(canvas)
+    return _labelled(Image.fromarray(canvas), labels, [y + height // 2 for y in top[:-1]], min(SIZE, height))
+
+
+def _labelled(drawn: Image.Image, labels: Sequence[str], middles: Sequence[int], size: int) -> Image.Image:
+    """A grid with words at its left, each beside the middle of its row."""
+    if not any(labels):
+        return drawn
+    short = [label if len(label) <= LETTERS else f"{label[: LETTERS - 1]}…" for label in labels]
+    font = ImageFont.load_default(size)
+    margin = math.ceil(max(font.getlength(label) for label in short)) + SIZE
+    wide = Image.new("RGB", (margin + drawn.width, drawn.height), (GREY,) * 3)
+    wide.paste(drawn, (margin, 0))
+    pen = ImageDraw.Draw(wide)
+    for label, middle in zip(short, middles, strict=True):
+        pen.text((margin - SIZE // 2, middle), label, fill="white", font=font, anchor="rm")  # ends at the grid
+    return wide
 
 
 def _inside(breaks: Iterable[int], count: int) -> list[int]:

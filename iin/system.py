@@ -42,6 +42,8 @@ class Picture(NamedTuple):
     """Indices of rows that are set off from the one before: 1 makes a head of the first."""
     columns: tuple[int, ...] = ()
     """Likewise, of columns."""
+    labels: tuple[str, ...] = ()
+    """What each row is, in a word or two, written beside it: a layer's name; by default nothing is."""
 
 
 def built_on(source: str | tuple[str, ...], *images: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -10,6 +10,7 @@ import wave
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,11 @@ def test_runs_of_one_name_are_told_apart_and_share_their_images(folder: Path, tm
     first, second = runs.open_runs([folder, copy / folder.name, other], allow=["tiny"])
     assert (first.name, second.name) == ("toy_flow", "toy_flow-2")
     assert first.data is second.data
-    assert [one.name for one in runs.gallery([first, second])] == ["editor", "editor-2", "data"]
+    found = runs.gallery([first, second])
+    assert [one.name for one in found] == ["editor", "editor-2", "data"]
+    titles = [one.title for one in found]
+    assert titles == ["Factor editor: toy_flow", "Factor editor: toy_flow-2", "Data: SidePairs"]
+    assert "toy_flow and flow-2 never learnt" in found[-1].about
 
 
 def test_images_are_spread_over_a_large_test_set() -> None:
@@ -133,6 +138,13 @@ def test_an_epsilon_that_is_none_is_refused(value: Any) -> None:
     assert epsilon.read("0.5") == 0.5 and epsilon.read(None) == 0.02
 
 
+def test_a_number_may_be_left_open() -> None:
+    epsilon = Number("epsilon", "Strength", whole=False, typed=True, unset="the least")
+    assert epsilon.read(None) is None and epsilon.read("0.5") == 0.5 and runs._range(epsilon) == "0..1 [the least]"
+    with pytest.raises(DemoError, match="epsilon: expected a number from 0 to 1"):
+        epsilon.read("")
+
+
 def test_whole_numbers_and_choices_are_checked() -> None:
     with pytest.raises(DemoError, match=r"a whole number from 0 to 3, found '1\.5'"):
         Number("n", "", low=0, high=3).read("1.5")
@@ -148,6 +160,17 @@ def test_unknown_options_and_demos_are_named(exhibit: runs.Exhibit) -> None:
         runs.chosen(demo(exhibit, "editor"), {"side2": 1})
     with pytest.raises(DemoError, match="no demo 'nope' of these runs; there are: editor, data"):
         demo(exhibit, "nope")
+    with pytest.raises(DemoError, match="no demo 'attack' of these runs; it needs a run with a conditional flow"):
+        demo(exhibit, "attack")
+    for name in runs.MODULES:
+        with pytest.raises(DemoError, match=f"no demo '{name}' of these runs; it needs .*run.*; there are: none"):
+            runs.find([], name)
+
+
+def test_test_sets_of_one_kind_are_told_apart(exhibit: runs.Exhibit) -> None:
+    other = replace(exhibit, name="elsewhere", data=tiny.SidePairs())
+    titles = [one.title for one in runs.gallery([exhibit, other]) if one.name.startswith("data")]
+    assert titles == ["Data: SidePairs: toy_flow", "Data: SidePairs: elsewhere"]
 
 
 # --- the editor and the data -------------------------------------------------------------------------------------
@@ -489,9 +512,15 @@ def test_all_that_is_shown_is_written(exhibit: runs.Exhibit, tmp_path: Path) -> 
     shown.figures["odd"] = float("nan")
     editor = demo(exhibit, "editor")
     written = files.save(tmp_path / "new" / "folder", editor, runs.chosen(editor, {}), shown)
-    assert sorted(path.name for path in written) == ["edit.png", "editor.json", "lines.png", "samples.png", "turn.mp4"]
+    assert sorted(path.name for path in written) == [
+        f"editor{rest}" for rest in (".json", "_edit.png", "_lines.png", "_samples.png", "_turn.mp4")
+    ]
     content = json.loads((tmp_path / "new" / "folder" / "editor.json").read_text())
     assert content["values"]["side"] == 1 and content["figures"]["odd"] is None and content["lines"] == shown.lines
+    assert content["pictures"].keys() == {"editor_edit.png", "editor_lines.png", "editor_samples.png"}
+    lines = content["pictures"]["editor_lines.png"]
+    assert lines["title"] == "One factor at a time" and lines["rows"] == ["side", "residual"]
+    assert lines["caption"] == shown.pictures["lines"].caption
     assert Image.open(written[0]).width == files.dimensions(files.png(shown.pictures["edit"]))[0]
 
 
@@ -512,13 +541,17 @@ def test_the_command_writes_what_the_page_would_show(
         **{"first": 3, "second": 1, "upload": None, "side": 0.25, "residual": 0.0},
         **{"sample": "residual", "samples": 9, "seed": 0},
     }
-    assert (tmp_path / "out" / "lines.png").is_file()
+    assert (tmp_path / "out" / "editor_lines.png").is_file()
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert run("-p", folder, "--demo", "data", "--save", tmp_path / "out") == 0  # another one takes nothing away
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert (tmp_path / "out" / "data_images.png").is_file()
 
 
 def test_the_command_lists_demos_and_options(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("-p", folder, "--list") == 0
     out = capsys.readouterr().out
-    assert out.startswith("editor: Factor editor: toy_flow\n") and "\ndata: Data: SidePairs\n" in out
+    assert out.startswith("editor: Factor editor\n") and "\ndata: Data: SidePairs\n" in out
     assert "  side=0..1 [1]" in out and "  sample=side|residual|everything [residual]" in out
 
 
@@ -608,6 +641,7 @@ def test_pictures_of_demos_have_titles_and_captions(exhibit: runs.Exhibit) -> No
     for one in runs.gallery([exhibit]):
         for picture in show(exhibit, one.name).pictures.values():
             assert isinstance(picture, Picture) and picture.title and picture.caption
+            assert len(picture.labels) in (0, len(picture.images))
 
 
 def test_known_factors_are_labels_in_words() -> None:

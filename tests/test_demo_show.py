@@ -406,7 +406,50 @@ def test_an_attack_is_what_it_says() -> None:
     assert shown.figures["probability/original"] == pytest.approx(float(probability))
     assert shown.figures["probability/attacked"] < shown.figures["probability/original"]
     assert shown.figures["probability/attacked"] < shown.figures["probability/control"]
-    assert f"({float(probability):.1%})" in shown.lines[1]
+    assert shown.lines[1] == "Strength 0.3." and shown.figures["epsilon"] == 0.3
+    assert f"({float(probability):.1%})" in shown.lines[2]
+
+
+class Bright(nn.Module):
+    """A network that asks whether an image is brighter than a level."""
+
+    layer = "logits"
+
+    def forward(self, image: Tensor) -> Tensor:
+        level = image.flatten(1).mean(1, keepdim=True)
+        return torch.cat([level, -level, -9 + 0 * level], dim=1)
+
+    logits = forward
+
+
+def of_levels(*levels: float) -> Exhibit:
+    """A run whose test images are plain, each of a level."""
+    run = conditional("bright", Bright(), 3, count=len(levels))
+    image = torch.tensor(levels)[:, None, None, None].expand(-1, *SHAPE).clone()
+    run.images = Images(image, (image[:, 0, 0, 0] < 0).long())
+    return run
+
+
+def test_the_smallest_strength_that_misleads_is_taken() -> None:
+    demo = one(attack, [of_levels(0.9, 0.12, -0.7, 0.17)])
+    assert runs.chosen(demo, {})["image"] == 1  # the one that takes least
+    shown = show(demo)
+    assert shown.figures["epsilon"] == 0.15  # 0.1 leaves it a little brighter than grey
+    assert shown.lines[1].startswith("Strength 0.15: the smallest of 0.02, ") and "for zero" in shown.lines[2]
+    assert "for one" in shown.lines[3]
+    assert show(demo, image=3).figures["epsilon"] == 0.2
+    assert torch.equal(show(demo, epsilon=0.15).pictures["attack"].images, shown.pictures["attack"].images)
+    shown = show(demo, image=0)
+    assert shown.lines[1].startswith("None of the strengths") and shown.figures["epsilon"] == attack.STRENGTHS[-1]
+
+
+def test_the_image_that_is_shown_first_is_one_that_the_network_knows() -> None:
+    run = of_levels(0.9, 0.12, -0.7, 0.17)
+    run.images.label[1] = 1
+    assert attack.weakest(run) == 3
+    run.images.label[:] = 2  # it knows none
+    assert attack.weakest(run) == 0
+    assert attack.weakest(of_levels(0.9, -0.8)) == 0
 
 
 # --- representation --------------------------------------------------------------------------------------------------
@@ -586,11 +629,37 @@ def test_an_image_that_gives_itself_a_factor_stays() -> None:
     assert (kept[1:] - edited[1:]).abs().max() > 1e-4  # samples have other codes
 
 
-def test_titles_say_what_names_share_once() -> None:
-    def titled(*names: str) -> str:
-        return choosing.titled("Mixing", [SimpleNamespace(name=name) for name in names])  # type: ignore[misc]
+def test_names_of_runs_say_what_they_share_once() -> None:
+    def named(*names: str) -> str:
+        return choosing.named([SimpleNamespace(name=name) for name in names])  # type: ignore[misc]
 
-    assert titled("run_a") == "Mixing: run_a"
-    assert titled("mnist_input", "mnist_conv1", "mnist_softmax") == "Mixing: mnist_input, conv1, softmax"
-    assert titled("alone", "other") == "Mixing: alone, other"
-    assert titled(*(f"l_{k}" for k in range(6))) == "Mixing: l_0, 1, 2, 3 and 2 more"
+    assert named("run_a") == "run_a"
+    assert named("mnist_input", "mnist_conv1", "mnist_softmax") == "mnist_input, conv1 and softmax"
+    assert named("alone", "other") == "alone and other"
+    assert named(*(f"l_{k}" for k in range(5))) == "l_0, 1, 2, 3 and 4"
+    assert named(*(f"l_{k}" for k in range(6))) == "l_0, 1, 2, 3 and 2 more"
+
+
+def test_titles_name_runs_where_there_are_several_groups_only() -> None:
+    titles = [demo.title for demo in runs.gallery([*layers(), factor_flow()])]
+    assert "Adversarial attack" in titles and "Semantic editing" in titles and len(set(titles)) == len(titles)
+    titles = [demo.title for demo in runs.gallery([*layers(), *layers(1, "second ")])]
+    assert "Adversarial attack: input, hidden and logits" in titles and "Texture bias" in titles
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_rows_are_labelled(name: str) -> None:
+    shown = show(MODULES[name].demos(everything())[0])
+    labels = {key: picture.labels for key, picture in shown.pictures.items() if picture.labels}
+    assert labels and all(len(found) == len(shown.pictures[key].images) for key, found in labels.items())
+    if name in ("mixing", "representation"):
+        assert labels["layers"] == ("input", "hidden", "logits")
+    if name == "semantics":
+        assert labels["factors"] == ("as it was", "side", "residual")
+    assert not shown.cover or shown.cover in shown.pictures
+
+
+def test_all_begin_with_the_last_layer() -> None:
+    for name, module in MODULES.items():
+        if name != "texture":
+            assert runs.chosen(module.demos(everything())[0], {})["layer"] == "logits"

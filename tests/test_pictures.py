@@ -92,6 +92,25 @@ def runs(levels: np.ndarray) -> list[tuple[str, int]]:
     return found
 
 
+def test_rows_are_labelled_at_their_left() -> None:
+    images = torch.rand(2, 3, 1, 8, 8) * 2 - 1
+    bare = np.asarray(grid(images))
+    named = np.asarray(draw(Picture(images, labels=("conv1", "softmax"))))
+    margin = named.shape[1] - bare.shape[1]
+    assert 40 < margin < 120 and np.array_equal(named[:, margin:], bare)
+    half = len(named) // 2
+    for row in (named[:half, :margin], named[half:, :margin]):
+        assert (row == 255).all(-1).any()  # letters, in the middle of their row
+        where = (row != 128).any((1, 2)).nonzero()[0]
+        assert abs(where.mean() - half / 2) < 8
+    long = draw(Picture(images, labels=("a" * 500, "")))
+    assert long.width - bare.shape[1] < 300
+    low = draw(Picture(torch.zeros(20, 900, 1, 4, 4), labels=("conv1",) * 20))
+    assert low.height == 20 * 6 + 2
+    with pytest.raises(ValueError, match="found 1 labels; expected one for each of the 2 rows"):
+        grid(images, labels=["conv1"])
+
+
 def test_levels_are_clipped_and_zero_is_the_background() -> None:
     picture = np.asarray(grid(torch.tensor([-7.0, -1.0, 0.0, 1.0, 7.0]).view(1, 5, 1, 1, 1).expand(1, 5, 1, 70, 70)))
     middle = picture[GAP + 35, GAP + 35 :: 70 + GAP, 0]

@@ -9,18 +9,17 @@ import torch
 from torch import Tensor
 
 from iin.demo.choosing import (
+    Look,
     distance,
     draw,
     generator,
     image,
     image_options,
+    in_parts,
     judged,
-    layer_option,
     said,
     sample,
     samples_option,
-    seed_option,
-    titled,
     within,
 )
 from iin.demo.contract import Demo, DemoError, Number, Option, Progress, Shown
@@ -28,7 +27,17 @@ from iin.demo.grouping import Network, encodes, judges, stages
 from iin.demo.runs import Exhibit
 from iin.system import Picture
 
-__all__ = ["Attack", "changed", "demos", "pattern"]
+__all__ = ["Attack", "changed", "demos", "misled", "pattern", "smallest", "weakest"]
+
+NEEDS = (
+    "a run with a conditional flow (a LatentFlow with a representation) over an autoencoder, whose network tells what "
+    "it takes an image for"
+)
+STRENGTHS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
+"""What is tried where no strength is given."""
+TRIED = f"{', '.join(map(str, STRENGTHS[:-1]))} and {STRENGTHS[-1]}"
+LOOKED_AT = 32
+"""Test images among which one is looked for that little misleads."""
 
 INPUTS = (
     "the image",
@@ -48,54 +57,53 @@ def demos(runs: Sequence[Exhibit]) -> list[Demo]:
     ]
 
 
-class Attack:
-    """An image, changed a little so that the network takes it for something else, as a layer sees it.
+class Attack(Look):
+    """An image, changed so that the network takes it for something else, as a layer sees it.
 
     Args:
         network: whose layers are looked at.
 
     References:
-        | Explaining and Harnessing Adversarial Examples (Goodfellow, Shlens and Szegedy, 2014), arXiv:1412.6572
-        | Making Sense of CNNs: Interpreting Deep Representations & Their Invariances with INNs
-          (Rombach, Esser and Ommer, 2020), arXiv:2008.01777
+        Explaining and Harnessing Adversarial Examples (Goodfellow, Shlens and Szegedy, 2014), arXiv:1412.6572
     """
 
+    name = "attack"
+    title = "Adversarial attack"
+    count = samples_option(2, 12, 6)
     about = (
-        "Each pixel is made a little brighter or darker, whichever makes the network less sure of its answer. To a "
-        "person the image stays what it was. The invariances of the original, put together with the representation of "
-        "the attacked image, show what the layer takes it for now."
+        "Each pixel is made brighter or darker by the same amount, whichever makes the network less sure of its "
+        "answer. How much it takes to mislead it depends on the network and on the image. The invariances of the "
+        "original, put together with the representation of the attacked image, show what the layer takes it for now."
     )
 
     def __init__(self, network: Network) -> None:
-        self.name = "attack"
-        self.title = titled("Adversarial attack", list(network.layers.values()))
-        self.network = network
+        super().__init__(network)
+        self._weakest: int | None = None
 
-    def options(self) -> list[Option]:
-        return [
-            *image_options(self.network.first),
-            Number(
-                "epsilon",
-                "Strength of the attack",
-                default=0.02,
-                whole=False,
-                typed=True,
-                help="change of each pixel: 2 is from black to white, 0.02 are two and a half of 256 grey levels; "
-                "small or simple images take more, such as 0.3",
-            ),
-            layer_option(self.network, last=True),
-            samples_option(2, 12, 6),
-            seed_option(),
-        ]
+    def inputs(self) -> list[Option]:
+        if self._weakest is None:  # it is looked for once
+            self._weakest = weakest(self.network.first)
+        strength = Number(
+            "epsilon",
+            "Strength of the attack",
+            whole=False,
+            typed=True,
+            unset="the least that misleads",
+            help="change of each pixel: 2 is from black to white, 0.02 are two and a half of 256 grey levels; if none "
+            f"is given, the smallest of {TRIED} that changes the network's answer",
+        )
+        return [*image_options(self.network.first, default=self._weakest), strength]
 
     @torch.no_grad()
     def show(self, values: Mapping[str, Any], progress: Progress) -> Shown:
         run = self.network.layers[values["layer"]]
-        system, layer, epsilon = run.system, values["layer"], float(values["epsilon"])
+        system, layer = run.system, values["layer"]
         given = image(self.network.first, values)
         source = generator(values)
         progress(0.0, "attacking the network")
         signs = pattern(system.representation.logits, given)
+        least = smallest(system.representation.logits, given, signs) if values["epsilon"] is None else None
+        epsilon = (least or STRENGTHS[-1]) if values["epsilon"] is None else float(values["epsilon"])
         attacked = changed(given, signs, epsilon)
         coins = torch.randint(0, 2, given.shape, generator=torch.Generator().manual_seed(1)) * 2 - 1
         control = changed(given, coins.to(given), epsilon)
@@ -132,11 +140,19 @@ class Attack:
                 "Images with the layer's representation of the original in the top row, and with that of the attacked "
                 "image below. All else is drawn at random, the same within each column.",
                 rows=(1,),
+                labels=("original", "attacked"),
             ),
         }
         shown = Shown(pictures, [f"The image: {said(self.network.first, values)}."])
+        if least is not None:
+            shown.lines.append(f"Strength {epsilon:g}: the smallest of {TRIED} that changes the network's answer.")
+        elif values["epsilon"] is None:
+            shown.lines.append(f"None of the strengths {TRIED} changes the network's answer; the last one is shown.")
+        else:
+            shown.lines.append(f"Strength {epsilon:g}.")
         self._tell(shown, run, torch.cat([given, attacked, control]), torch.cat([seen, before, after]))
         shown.figures |= {
+            "epsilon": epsilon,
             "representation_moved/attack": float(distance(z, z_attacked)),
             "representation_moved/control": float(distance(z, system.represent(control))),
             "seen_from_reconstruction": float((seen - again).abs().mean()),
@@ -198,6 +214,47 @@ def pattern(logits: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
                 f"the attack needs a network that can be differentiated; this one cannot: {reason}"
             ) from None
     return gradient.sign()
+
+
+def smallest(logits: Callable[[Tensor], Tensor], image: Tensor, signs: Tensor) -> float | None:
+    """The smallest of `STRENGTHS` at which the pattern changes the network's answer for any of the images.
+
+    Args:
+        logits: as for `pattern`.
+        image: ``[B, C, H, W]``.
+        signs: their patterns.
+    """
+    return next((epsilon for epsilon in STRENGTHS if misled(logits, image, signs, epsilon).any()), None)
+
+
+def misled(logits: Callable[[Tensor], Tensor], image: Tensor, signs: Tensor, epsilon: float) -> Tensor:
+    """Whether the network's answer is another for each of the images, once it is changed: ``[B]``."""
+    size = image[0].numel()
+    before, after = (in_parts(logits, each, size) for each in (image, changed(image, signs, epsilon)))
+    return before.argmax(1) != after.argmax(1)
+
+
+@torch.no_grad()
+def weakest(run: Exhibit) -> int:
+    """The first of some test images for which the least strength misleads the network; 0 where none is found.
+
+    Where the network tells the data set's classes, one that it takes for what it is.
+    """
+    logits = run.system.representation.logits
+    images = run.images.image[:LOOKED_AT]
+    try:
+        signs = in_parts(lambda part: pattern(logits, part), images, images[0].numel())
+    except DemoError:  # the page says so
+        return 0
+    answers = in_parts(logits, images, images[0].numel())
+    labels = run.images.label[:LOOKED_AT]
+    right = torch.arange(len(images))
+    if answers.shape[1] == len(run.classes) and labels.ndim == 1:
+        right = (answers.argmax(1) == labels).nonzero()[:, 0]
+    images, signs = images[right.to(images.device)], signs[right.to(images.device)]
+    if not len(right) or (epsilon := smallest(logits, images, signs)) is None:
+        return 0
+    return int(right[misled(logits, images, signs, epsilon).nonzero()[0, 0]])
 
 
 def changed(image: Tensor, signs: Tensor, epsilon: float) -> Tensor:

@@ -1,4 +1,9 @@
-"""What the demos of conditional flows have in common: images, layers and seeds to choose, and work in small parts."""
+"""What the demos of conditional flows have in common: images, layers and seeds to choose, and work in small parts.
+
+References:
+    Making Sense of CNNs: Interpreting Deep Representations & Their Invariances with INNs
+    (Rombach, Esser and Ommer, 2020), arXiv:2008.01777
+"""
 
 from __future__ import annotations
 
@@ -9,12 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from iin.demo.contract import Choice, Number, Option, Progress, Upload
-from iin.demo.grouping import Network
+from iin.demo.contract import Choice, Number, Option, Progress, Shown, Upload
+from iin.demo.grouping import Network, encodes, judges
 from iin.demo.runs import Exhibit
 from iin.models.gaussian import standard_normal
 
 __all__ = [
+    "Look",
+    "agreement",
     "distance",
     "draw",
     "generator",
@@ -22,13 +29,14 @@ __all__ = [
     "image_options",
     "in_parts",
     "judged",
+    "known",
     "layer_option",
+    "named",
     "resembles",
     "said",
     "sample",
     "samples_option",
     "seed_option",
-    "titled",
     "within",
 ]
 
@@ -68,10 +76,10 @@ def said(run: Exhibit, values: Mapping[str, Any], name: str = "image", upload: s
     return f"test image {values[name]}" + (f" ({label})" if label else "")
 
 
-def layer_option(network: Network, *, last: bool = False) -> Choice:
-    """The layer that is looked at; by default the first, or the last."""
+def layer_option(network: Network) -> Choice:
+    """The layer that is looked at; by default the last, which leaves the most free."""
     names = tuple(network.layers)
-    return Choice("layer", "Layer", among=names, default=names[-1 if last else 0])
+    return Choice("layer", "Layer", among=names, default=names[-1])
 
 
 def samples_option(low: int, high: int, default: int) -> Number:
@@ -86,14 +94,41 @@ def seed_option() -> Number:
     )
 
 
-def titled(title: str, group: Sequence[Exhibit]) -> str:
-    """A title that tells demos of several groups of runs apart."""
+def named(group: Sequence[Exhibit]) -> str:
+    """The names of runs in words; what all of them begin with is said once."""
     first, *others = (run.name for run in group)
     starts = [first[: at + 1] for at, letter in enumerate(first) if letter == "_"]
     shared = [start for start in starts if all(name.startswith(start) for name in others)]
-    start = len(shared[-1]) if shared else 0  # what all names begin with is said once
-    names = [first, *(name[start:] for name in others[:3])]
-    return f"{title}: {', '.join(names)}{f' and {len(others) - 3} more' if len(others) > 3 else ''}"
+    start = len(shared[-1]) if shared else 0
+    names = [first, *(name[start:] for name in others)]
+    if len(names) > 5:
+        return f"{', '.join(names[:4])} and {len(names) - 4} more"
+    return f"{', '.join(names[:-1])} and {names[-1]}" if others else first
+
+
+class Look:
+    """A demo that looks at layers of one network: its options, and what it is of.
+
+    Args:
+        network: whose layers may be chosen.
+    """
+
+    name: str
+    title: str
+    count: Number
+    """How many are made."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.of = named(list(network.layers.values()))
+
+    def options(self) -> list[Option]:
+        """The images and what else a demo asks for first, the layer, how many, and the seed."""
+        return [*self.inputs(), layer_option(self.network), self.count, seed_option()]
+
+    def inputs(self) -> list[Option]:
+        """What the network is shown."""
+        return image_options(self.network.first)
 
 
 # --- draws -----------------------------------------------------------------------------------------------------------
@@ -168,3 +203,25 @@ def distance(one: Tensor, others: Tensor) -> Tensor:
     """How far representations ``[B, ...]`` lie from ``[1 or B, ...]``, in lengths of the latter: ``[B]``."""
     away = (others - one).flatten(1).cpu().double().norm(dim=1)
     return away / one.flatten(1).cpu().double().norm(dim=1).clamp_min(1e-12)
+
+
+def known(run: Exhibit, given: Tensor) -> tuple[Tensor, str]:
+    """An image, and its reconstruction where there is one ``[1 or 2, C, H, W]``; and the latter in words."""
+    if not encodes(run):
+        return given, ""
+    return torch.cat([given, run.system.reconstruct(given)]), " and its reconstruction"
+
+
+def agreement(
+    shown: Shown, run: Exhibit, given: Tensor, samples: Tensor, key: str = "agreement", who: str = "The network"
+) -> None:
+    """Tell what a network takes an image for, and how many of its samples likewise, where it has answers."""
+    if not judges(run):
+        return
+    names, shares = judged(run, torch.cat([given, samples]))
+    same = names[1:].count(names[0])
+    shown.figures[key] = same / len(samples)
+    shown.lines.append(
+        f"{who} takes the image for {names[0]} ({shares[0].max():.1%}), and {same} of its {len(samples)} samples "
+        "likewise."
+    )

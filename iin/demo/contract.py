@@ -54,8 +54,12 @@ class Number(Option):
     default: float = 0
     whole: bool = True
     typed: bool = False
+    unset: str = ""
+    """What is taken where nothing is typed, in words; then the value is None, in the place of the default."""
 
-    def read(self, value: Any) -> float | int:
+    def read(self, value: Any) -> float | int | None:
+        if value is None and self.unset:
+            return None
         kind = "a whole number" if self.whole else "a number"
         expected = f"{self.name}: expected {kind} from {self.low:g} to {self.high:g}, found {str(value)[:40]!r}"
         try:
@@ -111,6 +115,8 @@ class Shown:
     """Sentences, such as what a network takes an image for."""
     figures: dict[str, float] = field(default_factory=dict)
     clips: dict[str, Clip] = field(default_factory=dict)
+    cover: str = ""
+    """The picture that stands for all in a gallery; by default the first."""
 
 
 class Demo(Protocol):
@@ -119,6 +125,8 @@ class Demo(Protocol):
     name: str
     """As on the command line."""
     title: str
+    of: str
+    """Which runs it shows, in words; behind the title where two have the same."""
     about: str
     """What one sees here and how it comes about, in a few sentences."""
 

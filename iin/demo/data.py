@@ -8,12 +8,14 @@ from typing import Any
 import torch
 
 from iin import explore
+from iin.demo.choosing import named
 from iin.demo.contract import DemoError, Number, Option, Progress, Shown
 from iin.demo.runs import Exhibit
 from iin.system import Picture
 
 __all__ = ["Data", "demos"]
 
+NEEDS = "any run"
 BUDGET = 1 << 23
 """Numbers that are looked at for the figures; a page is to answer soon."""
 ACROSS = 12
@@ -39,10 +41,8 @@ class Data:
         self.runs = list(runs)
         self.name = "data"
         self.title = f"Data: {type(runs[0].data).__name__}"
-        self.about = (
-            f"Images that {' and '.join(run.name for run in runs)} never learnt from, drawn at random, with figures "
-            "about them."
-        )
+        self.of = named(runs)
+        self.about = f"Images that {self.of} never learnt from, drawn at random, with figures about them."
 
     def options(self) -> list[Option]:
         return [

@@ -22,6 +22,7 @@ from iin.system import Picture
 
 __all__ = ["Editor", "demos"]
 
+NEEDS = "a run with a FactorFlow over an autoencoder, or over another first stage that leads back to images"
 STEPS = 9
 """Images on a line, both ends included."""
 OWN = ("first", "second", "upload", "sample", "samples", "seed")
@@ -44,7 +45,8 @@ class Editor:
     def __init__(self, run: Exhibit) -> None:
         self.run = run
         self.name = "editor"
-        self.title = f"Factor editor: {run.name}"
+        self.title = "Factor editor"
+        self.of = run.name
         factors = [_spoken(name) for name in run.system.names]
         listed = f"{', '.join(factors[:-1])} and {factors[-1]}" if len(factors) > 1 else factors[0]
         self.about = (
@@ -109,6 +111,7 @@ class Editor:
                     "One factor at a time",
                     f"Rows, from the top: {', '.join(spoken)}. Each goes from the first image's to the second's, while "
                     "the other factors stay as the sliders have them.",
+                    labels=tuple(spoken),
                 ),
                 "samples": Picture(
                     samples,

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -17,7 +17,9 @@ from iin.demo.contract import Clip, Demo, DemoError, Shown
 from iin.files import write_atomically
 from iin.system import Picture
 
-__all__ = ["film", "notes", "png", "save"]
+__all__ = ["called", "film", "notes", "png", "save"]
+
+Shows = TypeVar("Shows", Picture, Clip)
 
 SIDE = 256
 """Frames with shorter sides are enlarged by a whole factor, each pixel a square, to about this many pixels."""
@@ -70,9 +72,22 @@ def notes(demo: Demo, values: Mapping[str, Any], shown: Shown) -> bytes:
         "title": demo.title,
         "values": {name: value if isinstance(value, int | float) else _words(value) for name, value in values.items()},
         "lines": shown.lines,
+        "pictures": {
+            f"{stem}.png": {"title": picture.title or name, "caption": picture.caption, "rows": picture.labels}
+            for name, (stem, picture) in called(demo, shown.pictures).items()
+        },
         "figures": {name: value if math.isfinite(value) else None for name, value in shown.figures.items()},
     }
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def called(demo: Demo, found: Mapping[str, Shows]) -> dict[str, tuple[str, Shows]]:
+    """What to call the files of pictures or clips: several demos may be written into one folder.
+
+    Returns:
+        name -> stem and the picture or clip.
+    """
+    return {name: (f"{demo.name}_{stem}", found[name]) for name, stem in pictures.stems(found).items()}
 
 
 def _words(value: Any) -> str | None:
@@ -80,7 +95,7 @@ def _words(value: Any) -> str | None:
 
 
 def save(folder: Path, demo: Demo, values: Mapping[str, Any], shown: Shown) -> list[Path]:
-    """Write all that is shown: ``<picture>.png``, ``<clip>.mp4``, and ``<demo>.json`` for what was chosen and said.
+    """Write all that is shown: ``<demo>_<picture>.png``, ``<demo>_<clip>.mp4``, ``<demo>.json`` for all in words.
 
     Args:
         folder: where; made when missing. Files of the same names are replaced, each whole or not at all.
@@ -95,9 +110,12 @@ def save(folder: Path, demo: Demo, values: Mapping[str, Any], shown: Shown) -> l
         OSError: one cannot be written.
         DemoError: a clip, where it cannot be written as a video.
     """
-    contents = {f"{stem}.mp4": film(shown.clips[name]) for name, stem in pictures.stems(shown.clips).items()}
+    contents = {f"{stem}.mp4": film(clip) for stem, clip in called(demo, shown.clips).values()}
     contents[f"{demo.name}.json"] = notes(demo, values, shown)
-    files = pictures.write(folder, shown.pictures)
+    named = called(demo, shown.pictures)
+    files = pictures.write(
+        folder, {stem: picture._replace(title=picture.title or name) for name, (stem, picture) in named.items()}
+    )
     for name, content in contents.items():
         with write_atomically(folder / name) as file:
             file.write(content)

@@ -9,23 +9,23 @@ import torch
 from torch import Tensor
 
 from iin.demo.choosing import (
+    Look,
     generator,
     image,
     image_options,
     judged,
-    layer_option,
     said,
     sample,
-    seed_option,
-    titled,
     within,
 )
 from iin.demo.contract import Demo, Number, Option, Progress, Shown
-from iin.demo.grouping import Network, encodes, judges, stages
+from iin.demo.grouping import encodes, judges, stages
 from iin.demo.runs import Exhibit
 from iin.system import Picture
 
 __all__ = ["Mixing", "demos"]
+
+NEEDS = "a run with a conditional flow (a LatentFlow with a representation) over an autoencoder"
 
 
 def demos(runs: Sequence[Exhibit]) -> list[Demo]:
@@ -33,36 +33,26 @@ def demos(runs: Sequence[Exhibit]) -> list[Demo]:
     return [Mixing(network) for stage in stages(runs) for network in stage.networks if encodes(network.first)]
 
 
-class Mixing:
+class Mixing(Look):
     """Two images mixed: the representation of one, the invariances of the other.
 
     Args:
         network: whose layers may be chosen.
-
-    References:
-        Making Sense of CNNs: Interpreting Deep Representations & Their Invariances with INNs
-        (Rombach, Esser and Ommer, 2020), arXiv:2008.01777
     """
 
+    name = "mixing"
+    title = "Image mixing"
+    count = Number("grid", "Images in the grid", low=2, high=8, default=5, help="the two, and others by the seed")
     about = (
         "Each image is what a layer knows of it and what the layer does not know. Here the two parts are exchanged: a "
         "recombination shows what the layer knows of one image in the way that the other has of all else. Towards the "
         "answer of the network less and less is known, and more and more is taken from the other."
     )
 
-    def __init__(self, network: Network) -> None:
-        self.name = "mixing"
-        self.title = titled("Image mixing", list(network.layers.values()))
-        self.network = network
-
-    def options(self) -> list[Option]:
-        run = self.network.first
+    def inputs(self) -> list[Option]:
         return [
-            *image_options(run, "first", "first_upload", "First image"),
-            *image_options(run, "second", "second_upload", "Second image", default=1),
-            layer_option(self.network, last=True),
-            Number("grid", "Images in the grid", low=2, high=8, default=5, help="the two, and others by the seed"),
-            seed_option(),
+            *image_options(self.network.first, "first", "first_upload", "First image"),
+            *image_options(self.network.first, "second", "second_upload", "Second image", default=1),
         ]
 
     @torch.no_grad()
@@ -90,6 +80,7 @@ class Mixing:
                     f"On top the two images, below them their reconstructions. In the last row, each with what {layer} "
                     "knows of the other one.",
                     rows=(1, 2),
+                    labels=("images", "reconstructions", layer),
                 ),
                 "layers": Picture(
                     torch.stack([torch.cat([both, again, pair]) for pair in mixed.values()]),
@@ -97,6 +88,7 @@ class Mixing:
                     f"A row for each layer, from the top: {', '.join(layers)}. The two images, their reconstructions, "
                     "and each with what the layer knows of the other one.",
                     columns=(2, 4),
+                    labels=tuple(layers),
                 ),
                 "grid": Picture(
                     torch.cat([head[None], body]),
@@ -111,6 +103,7 @@ class Mixing:
                 f"First image: {said(source, values, 'first', 'first_upload')}. "
                 f"Second image: {said(source, values, 'second', 'second_upload')}."
             ],
+            cover="layers",
         )
         for name, pair in mixed.items():  # how far each is from the image that it has the invariances of
             shown.figures[f"changed/{name}"] = float((pair - again).abs().mean())

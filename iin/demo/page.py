@@ -22,7 +22,6 @@ from typing import Any, NamedTuple
 
 import streamlit as st
 
-from iin import pictures
 from iin.demo import files, runs, uploads
 from iin.demo.contract import Choice, Demo, DemoError, Number, Option, Progress, Upload
 from iin.report import charts
@@ -66,6 +65,8 @@ class Rendered:
     numbers: dict[str, float]
     notes: bytes
     """JSON."""
+    cover: Figure | None
+    """What the gallery shows of it."""
 
     @property
     def size(self) -> int:
@@ -191,14 +192,16 @@ def render(demo: Demo, given: Mapping[str, Any], progress: Progress | None = Non
 
 def _files(demo: Demo, values: Mapping[str, Any], shown: Any) -> Rendered:
     figures = []
-    for name, stem in pictures.stems(shown.pictures).items():
-        picture = shown.pictures[name]
+    covers: dict[str, Figure] = {}
+    for name, (stem, picture) in files.called(demo, shown.pictures).items():
         content = files.png(picture)
         width, _ = files.dimensions(content)
-        figures.append(Figure(f"{demo.name}_{stem}", picture.title or name, picture.caption, content, width))
-    for name, stem in pictures.stems(shown.clips).items():
-        figures.append(Figure(f"{demo.name}_{stem}", _spoken(name), "", files.film(shown.clips[name]), 0))
-    return Rendered(figures, list(shown.lines), dict(shown.figures), files.notes(demo, values, shown))
+        covers[name] = Figure(stem, picture.title or name, picture.caption, content, width)
+        figures.append(covers[name])
+    for name, (stem, clip) in files.called(demo, shown.clips).items():
+        figures.append(Figure(stem, _spoken(name), "", files.film(clip), 0))
+    cover = covers.get(shown.cover) or next(iter(covers.values()), None)
+    return Rendered(figures, list(shown.lines), dict(shown.figures), files.notes(demo, values, shown), cover)
 
 
 def _spoken(name: str) -> str:
@@ -290,9 +293,8 @@ def _gallery() -> None:
             _unforeseen(demo, error)
             place.empty()
             continue
-        still = next((figure for figure in rendered.figures if not figure.moves), None)
-        if still is not None:
-            place.image(still.content, output_format="PNG")
+        if rendered.cover is not None:
+            place.image(rendered.cover.content, output_format="PNG")
         else:
             place.empty()
 
@@ -386,7 +388,8 @@ def _widget(demo: Demo, option: Option) -> Any:
         return [(file.name, file.getvalue()) for file in some if file is not None] or None
     assert isinstance(option, Number)
     if option.typed:
-        value = st.text_input(option.label, **_value(key, f"{option.read(None):g}"), **told)
+        first = "" if option.unset else f"{option.read(None):g}"
+        value = st.text_input(option.label, **_value(key, first), placeholder=option.unset or None, **told)
         if option.name == "seed":
             st.button("Another seed", key=f"again {key}", on_click=_reseed, args=(key,))
         return value.strip().replace(",", ".") or None

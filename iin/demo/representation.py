@@ -9,28 +9,27 @@ import torch
 from torch import Tensor
 
 from iin.demo.choosing import (
+    Look,
+    agreement,
     draw,
     generator,
     image,
-    image_options,
     in_parts,
-    judged,
-    layer_option,
+    known,
     resembles,
     said,
     sample,
     samples_option,
-    seed_option,
-    titled,
     within,
 )
-from iin.demo.contract import Demo, Option, Progress, Shown
-from iin.demo.grouping import Network, encodes, judges, stages
+from iin.demo.contract import Demo, Progress, Shown
+from iin.demo.grouping import stages
 from iin.demo.runs import Exhibit
 from iin.system import Picture
 
 __all__ = ["Representation", "demos"]
 
+NEEDS = "a run with a conditional flow: a LatentFlow with a representation"
 OTHERS = 32
 """Other images that similarities are compared with."""
 
@@ -40,35 +39,21 @@ def demos(runs: Sequence[Exhibit]) -> list[Demo]:
     return [Representation(network) for stage in stages(runs) for network in stage.networks]
 
 
-class Representation:
+class Representation(Look):
     """What each layer keeps of an image, and what it throws away.
 
     Args:
         network: whose layers are looked at.
-
-    References:
-        Making Sense of CNNs: Interpreting Deep Representations & Their Invariances with INNs
-        (Rombach, Esser and Ommer, 2020), arXiv:2008.01777
     """
 
+    name = "representation"
+    title = "Representation and invariances"
+    count = samples_option(4, 20, 8)
     about = (
         "The representation of the image in a layer is kept, and all that the layer does not know of it is drawn at "
         "random, several times. What the samples have in common is what the layer knows; what changes from one to the "
         "next, it cannot see."
     )
-
-    def __init__(self, network: Network) -> None:
-        self.name = "representation"
-        self.title = titled("Representation and invariances", list(network.layers.values()))
-        self.network = network
-
-    def options(self) -> list[Option]:
-        return [
-            layer_option(self.network),
-            *image_options(self.network.first),
-            samples_option(4, 20, 8),
-            seed_option(),
-        ]
 
     @torch.no_grad()
     def show(self, values: Mapping[str, Any], progress: Progress) -> Shown:
@@ -81,8 +66,7 @@ class Representation:
         for at, (name, each) in enumerate(layers.items()):
             part = within(progress, at / len(layers), (at + 1) / len(layers))
             samples[name] = sample(each, each.system.represent(given), v, part, f"drawing samples: {name}")
-        known = torch.cat([given, run.system.reconstruct(given)]) if encodes(run) else given  # [1 or 2, C, H, W]
-        both = " and its reconstruction" if len(known) > 1 else ""
+        inputs, both = known(run, given)
         deviations = {name: each.std(0, correction=0) for name, each in samples.items()}
         most = max(float(each.max()) for each in deviations.values())
         maps = [
@@ -93,7 +77,7 @@ class Representation:
         shown = Shown(
             {
                 "input": Picture(
-                    known[None], f"Image{both}", f"The image{both} through code and flow." if both else ""
+                    inputs[None], f"Image{both}", f"The image{both} through code and flow." if both else ""
                 ),
                 "samples": Picture(
                     samples[layer],
@@ -101,11 +85,12 @@ class Representation:
                     f"Images that have the same representation in {layer}; all else is drawn at random.",
                 ),
                 "layers": Picture(
-                    torch.stack([torch.cat([known, each]) for each in samples.values()]),
+                    torch.stack([torch.cat([inputs, each]) for each in samples.values()]),
                     "Samples by layer",
                     f"A row for each layer, from the top: {listed}. At the left the image{both}; then images with the "
                     "same representation in the row's layer. What is drawn at random is the same for each column.",
-                    columns=tuple(range(1, len(known) + 1)),
+                    columns=tuple(range(1, len(inputs) + 1)),
+                    labels=tuple(layers),
                 ),
                 "maps": Picture(
                     torch.stack(maps),
@@ -114,22 +99,24 @@ class Representation:
                     f"they differ, pixel by pixel: black is not at all, white is a deviation of {most:.2f}, where "
                     "black and white pixels lie 2 apart.",
                     columns=(1,),
+                    labels=tuple(layers),
                 ),
             },
             [f"The image: {said(self.network.first, values)}."],
+            cover="samples",
         )
-        self._compare(shown, run, layer, known, samples[layer], source)
-        self._judge(shown, run, known, samples[layer])
+        self._compare(shown, run, layer, inputs, samples[layer], source)
+        agreement(shown, run, given, samples[layer])
         for name, apart in deviations.items():
             shown.figures[f"deviation/{name}"] = float(apart.mean())
         return shown
 
     @staticmethod
     def _compare(
-        shown: Shown, run: Exhibit, layer: str, known: Tensor, samples: Tensor, source: torch.Generator
+        shown: Shown, run: Exhibit, layer: str, inputs: Tensor, samples: Tensor, source: torch.Generator
     ) -> None:
         """How alike the image's representation is to those of samples, of its reconstruction, and of other images."""
-        given = known[:1]
+        given = inputs[:1]
         context = run.system.represent(given)
 
         def alike(images: Tensor) -> Tensor:
@@ -142,8 +129,8 @@ class Representation:
             f"Cosine similarity in {layer}, to the image: samples, seen through the network again, "
             f"{found.mean():.3f} ± {found.std():.3f}"
         )
-        if len(known) > 1:
-            again = float(alike(known[1:]))
+        if len(inputs) > 1:
+            again = float(alike(inputs[1:]))
             shown.figures["similarity/reconstruction"] = again
             line += f"; its reconstruction {again:.3f}"
         different = (run.images.image != given).flatten(1).any(1).nonzero()[:, 0].tolist()  # never the image itself
@@ -157,16 +144,3 @@ class Representation:
             }
             line += f"; {len(others)} other test images {others.mean():.3f} ± {deviation:.3f}"
         shown.lines.append(f"{line}.")
-
-    @staticmethod
-    def _judge(shown: Shown, run: Exhibit, known: Tensor, samples: Tensor) -> None:
-        """What the network takes the image and the samples for."""
-        if not judges(run):
-            return
-        names, shares = judged(run, torch.cat([known[:1], samples]))
-        same = names[1:].count(names[0])
-        shown.lines.append(
-            f"The network takes the image for {names[0]} ({shares[0].max():.1%}), and {same} of {len(samples)} samples "
-            "likewise."
-        )
-        shown.figures["agreement"] = same / len(samples)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,7 @@ __all__ = ["Exhibit", "chosen", "describe", "find", "gallery", "make", "open_run
 IMAGES = 100
 """Test images of a run that one may choose from."""
 MODULES = ("editor", "attack", "representation", "texture", "video", "mixing", "semantics", "data")
-"""What may be shown, in the gallery's order: modules of this package, each with ``demos(runs)``."""
+"""What may be shown, in the gallery's order: modules here with ``demos(runs)``, and ``NEEDS``: of which."""
 
 
 @dataclass(repr=False)
@@ -166,13 +167,20 @@ def open_runs(
 
 
 def gallery(runs: Sequence[Exhibit]) -> list[Demo]:
-    """All that the given runs can show; names that two have in common get a number."""
+    """All that the given runs can show.
+
+    Names that two have in common get a number, and titles the runs that each is of.
+    """
     found: list[Demo] = []
     names: set[str] = set()
     for module in MODULES:
         for demo in importlib.import_module(f"iin.demo.{module}").demos(runs):
             demo.name = _unlike(demo.name, names)
             found.append(demo)
+    titles = Counter(demo.title for demo in found)
+    for demo in found:
+        if titles[demo.title] > 1:
+            demo.title = f"{demo.title}: {demo.of}"
     return found
 
 
@@ -180,12 +188,14 @@ def find(demos: Sequence[Demo], name: str) -> Demo:
     """The demo of a name.
 
     Raises:
-        DemoError: there is none.
+        DemoError: there is none; for one that other runs have, which runs these are.
     """
     for demo in demos:
         if demo.name == name:
             return demo
-    raise DemoError(f"no demo {name!r} of these runs; there are: {', '.join(demo.name for demo in demos) or 'none'}")
+    needs = f"it needs {importlib.import_module(f'iin.demo.{name}').NEEDS}; " if name in MODULES else ""
+    there = ", ".join(demo.name for demo in demos) or "none"
+    raise DemoError(f"no demo {name!r} of these runs; {needs}there are: {there}")
 
 
 def chosen(demo: Demo, given: dict[str, Any]) -> dict[str, Any]:
@@ -229,7 +239,7 @@ def _range(option: Option) -> str:
         return "FILE"
     assert isinstance(option, Number)
     low, high, default = (f"{value:.0f}" if option.whole else f"{value:g}" for value in _bounds(option))
-    return f"{low}..{high} [{default}]"
+    return f"{low}..{high} [{option.unset or default}]"
 
 
 def _bounds(option: Number) -> tuple[float, float, float]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from iin.demo.choosing import (
+    Look,
     distance,
     draw,
     generator,
@@ -16,10 +17,8 @@ from iin.demo.choosing import (
     image_options,
     in_parts,
     judged,
-    layer_option,
     said,
     samples_option,
-    seed_option,
     within,
 )
 from iin.demo.contract import Choice, Demo, Option, Progress, Shown
@@ -28,6 +27,11 @@ from iin.demo.runs import Exhibit
 from iin.system import Picture
 
 __all__ = ["Semantics", "demos"]
+
+NEEDS = (
+    "a run with a conditional flow (a LatentFlow with a representation), and one with a FactorFlow, both over the same "
+    "autoencoder"
+)
 
 
 def demos(runs: Sequence[Exhibit]) -> list[Demo]:
@@ -41,7 +45,7 @@ def demos(runs: Sequence[Exhibit]) -> list[Demo]:
     ]
 
 
-class Semantics:
+class Semantics(Look):
     """An image that a layer cannot tell from the given one, with one concept exchanged.
 
     Args:
@@ -49,12 +53,13 @@ class Semantics:
         factors: a run with a `iin.systems.FactorFlow` over the same first stage.
 
     References:
-        | Making Sense of CNNs: Interpreting Deep Representations & Their Invariances with INNs
-          (Rombach, Esser and Ommer, 2020), arXiv:2008.01777, semantic modifications
-        | A Disentangling Invertible Interpretation Network for Explaining Latent Representations
-          (Esser, Rombach and Ommer, 2020), arXiv:2004.13166
+        A Disentangling Invertible Interpretation Network for Explaining Latent Representations
+        (Esser, Rombach and Ommer, 2020), arXiv:2004.13166
     """
 
+    name = "semantics"
+    title = "Semantic editing"
+    count = samples_option(2, 12, 6)
     about = (
         "Images are drawn that have the layer's representation of the chosen one. Then one concept of each, one factor "
         "of the code, is exchanged for that of another image, and the network looks again. How far its representation "
@@ -62,19 +67,15 @@ class Semantics:
     )
 
     def __init__(self, network: Network, factors: Exhibit) -> None:
-        self.name = "semantics"
-        self.title = f"Semantic editing: {network.first.name} and {factors.name}"
-        self.network, self.factors = network, factors
+        super().__init__(network)
+        self.factors = factors
+        self.of = f"{self.of}, {factors.name}"
 
-    def options(self) -> list[Option]:
-        run = self.network.first
+    def inputs(self) -> list[Option]:
         return [
-            *image_options(run),
-            *image_options(run, "other", "other_upload", "Image that gives the factor", default=1),
+            *super().inputs(),
+            *image_options(self.network.first, "other", "other_upload", "Image that gives the factor", default=1),
             Choice("factor", "Factor", among=tuple(self.factors.system.names)),
-            layer_option(self.network, last=True),
-            samples_option(2, 12, 6),
-            seed_option(),
         ]
 
     @torch.no_grad()
@@ -106,6 +107,7 @@ class Semantics:
                     f"each the same with the {spoken} of the other image.",
                     rows=(1,),
                     columns=(1,),
+                    labels=("as it was", spoken),
                 ),
                 "images": Picture(
                     torch.cat([given, other])[None], "Image and other image", "The second one gives the factor."
@@ -117,6 +119,7 @@ class Semantics:
                     f"{', '.join(map(_spoken, names))}.",
                     rows=(1,),
                     columns=(1,),
+                    labels=("as it was", *map(_spoken, names)),
                 ),
             },
             [f"The image: {said(source, values)}. The other: {said(source, values, 'other', 'other_upload')}."],

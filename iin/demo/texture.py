@@ -8,25 +8,28 @@ from typing import Any
 import torch
 
 from iin.demo.choosing import (
+    agreement,
     draw,
     generator,
     image,
     image_options,
-    judged,
+    known,
+    named,
     resembles,
     said,
     sample,
     samples_option,
     seed_option,
-    titled,
     within,
 )
 from iin.demo.contract import Choice, Demo, Option, Progress, Shown
-from iin.demo.grouping import Network, encodes, judges, stages
+from iin.demo.grouping import Network, stages
 from iin.demo.runs import Exhibit
 from iin.system import Picture
 
 __all__ = ["Texture", "demos"]
+
+NEEDS = "runs with conditional flows (a LatentFlow with a representation) of two networks over one first stage"
 
 
 def demos(runs: Sequence[Exhibit]) -> list[Demo]:
@@ -41,12 +44,12 @@ class Texture:
         networks: at least two, over the same first stage.
 
     References:
-        | ImageNet-trained CNNs are Biased towards Texture (Geirhos, Rubisch, Michaelis, Bethge, Wichmann and Brendel,
-          2018), arXiv:1811.12231
-        | Making Sense of CNNs: Interpreting Deep Representations & Their Invariances with INNs
-          (Rombach, Esser and Ommer, 2020), arXiv:2008.01777
+        ImageNet-trained CNNs are Biased towards Texture (Geirhos, Rubisch, Michaelis, Bethge, Wichmann and Brendel,
+        2018), arXiv:1811.12231
     """
 
+    name = "texture"
+    title = "Texture bias"
     about = (
         "Two networks may give the same answer and look at different things: one at texture, the other at shape. Each "
         "row keeps what one network's layer knows of the image; what it does not know is drawn at random, the same in "
@@ -54,13 +57,12 @@ class Texture:
     )
 
     def __init__(self, networks: Sequence[Network]) -> None:
-        self.name = "texture"
         # By the names of the runs: layers of two networks may well be called alike.
         self.runs = {run.name: (layer, at) for at, net in enumerate(networks) for layer, run in net.layers.items()}
         self.exhibits = {run.name: run for net in networks for run in net.layers.values()}
         self.first = networks[0].first
         """The run whose test images are shown."""
-        self.title = titled("Texture bias", list(self.exhibits.values()))
+        self.of = named(list(self.exhibits.values()))
 
     def options(self) -> list[Option]:
         names = tuple(self.runs)
@@ -92,32 +94,28 @@ class Texture:
             sample(run, run.system.represent(given), v, within(progress, at / 2, (at + 1) / 2), f"drawing: {run.name}")
             for at, run in enumerate(pair)
         ]
-        known = torch.cat([given, pair[0].system.reconstruct(given)]) if encodes(pair[0]) else given
-        both = " and its reconstruction" if len(known) > 1 else ""
+        inputs, both = known(pair[0], given)
         shown = Shown(
             {
-                "input": Picture(known[None], f"Image{both}", "" if both else "The first stage has no reconstruction."),
+                "input": Picture(
+                    inputs[None], f"Image{both}", "" if both else "The first stage has no reconstruction."
+                ),
                 "samples": Picture(
                     torch.stack(rows),
                     "Samples of both networks",
                     f"In the top row what {pair[0].name} knows of the image, below what {pair[1].name} knows. What is "
                     "drawn at random is the same within each column.",
                     rows=(1,),
+                    labels=(values["first"], values["second"]),
                 ),
             },
             [f"The image: {said(self.first, values)}."],
+            cover="samples",
         )
         for which, run, row in zip(("first", "second"), pair, rows, strict=True):
             alike = resembles(run.system.represent(given), run.system.represent(row))
             shown.figures[f"similarity/{which}"] = float(alike.mean())
-            if judges(run):
-                names, shares = judged(run, torch.cat([given, row]))
-                same = names[1:].count(names[0])
-                shown.figures[f"agreement/{which}"] = same / len(row)
-                shown.lines.append(
-                    f"{run.name} takes the image for {names[0]} ({shares[0].max():.1%}), and {same} of its {len(row)} "
-                    "samples likewise."
-                )
+            agreement(shown, run, given, row, f"agreement/{which}", run.name)
         shown.figures["difference"] = float((rows[0] - rows[1]).abs().mean())
         if self.runs[values["first"]][1] == self.runs[values["second"]][1]:
             shown.lines.append("Both are layers of the same network; choose two networks to compare what they look at.")

@@ -9,24 +9,22 @@ import torch
 
 from iin.demo import uploads
 from iin.demo.choosing import (
+    Look,
     generator,
     image,
-    image_options,
     in_parts,
     judged,
-    layer_option,
     said,
     sample,
-    seed_option,
-    titled,
     within,
 )
 from iin.demo.contract import Clip, Demo, DemoError, Number, Option, Progress, Shown, Upload
-from iin.demo.grouping import Network, encodes, judges, stages
+from iin.demo.grouping import encodes, judges, stages
 from iin.system import Picture
 
 __all__ = ["Video", "demos"]
 
+NEEDS = "a run with a conditional flow (a LatentFlow with a representation) over an autoencoder"
 RATE = 25.0
 """Frames a second of the sequence that is made where no video is given."""
 STOPS = 4
@@ -40,36 +38,27 @@ def demos(runs: Sequence[Any]) -> list[Demo]:
     return [Video(network) for stage in stages(runs) for network in stage.networks if encodes(network.first)]
 
 
-class Video:
+class Video(Look):
     """A video translated: each frame's invariances, with the representation of one image.
 
     Args:
         network: whose layers may be chosen.
-
-    References:
-        Making Sense of CNNs: Interpreting Deep Representations & Their Invariances with INNs
-        (Rombach, Esser and Ommer, 2020), arXiv:2008.01777
     """
 
+    name = "video"
+    title = "Video translation"
+    count = Number("frames", "Frames", low=2, high=uploads.FRAMES, default=48, help="the most that are used")
     about = (
         "What a layer knows of the chosen image is kept for the whole video; what it does not know is taken from each "
         "frame. So the image moves as the video does, as far as the layer cannot see it move. Without a video, a "
         "sequence that leads along some test images is taken."
     )
 
-    def __init__(self, network: Network) -> None:
-        self.name = "video"
-        self.title = titled("Video translation", list(network.layers.values()))
-        self.network = network
-
-    def options(self) -> list[Option]:
-        return [
-            *image_options(self.network.first),
-            Upload("video", "A video of your own", video=True, help="or several pictures, in the order of their names"),
-            layer_option(self.network, last=True),
-            Number("frames", "Frames", low=2, high=uploads.FRAMES, default=48, help="the most that are used"),
-            seed_option(),
-        ]
+    def inputs(self) -> list[Option]:
+        own = Upload(
+            "video", "A video of your own", video=True, help="or several pictures, in the order of their names"
+        )
+        return [*super().inputs(), own]
 
     @torch.no_grad()
     def show(self, values: Mapping[str, Any], progress: Progress) -> Shown:
@@ -104,6 +93,7 @@ class Video:
                     "In the top row frames of the video, evenly spread; below each, the chosen image's representation "
                     "with the frame's invariances.",
                     rows=(1,),
+                    labels=("video", "made of both"),
                 ),
             },
             lines,
