@@ -59,6 +59,7 @@ _HEADLINES = (
     r"(?:disentanglement/)?local_mig/0\.1",
     r"(?:disentanglement/)?local_modularity/0\.1",
     r"disentanglement/dci",
+    r"vp/honest",
     r"fid/samples",
     r"fd_\w+/samples",
     r"reconstruction/mae",
@@ -90,6 +91,7 @@ SECTIONS = {
     "disentanglement": "Disentanglement",
     "local_mig": "Disentanglement",
     "local_modularity": "Disentanglement",
+    "vp": "Variation predictability",
 }
 """Heading by a figure's first part, in the order of a table."""
 
@@ -288,6 +290,26 @@ _FIGURES = {
         "Score of {0}, paper",
         "Correlation of the codes, summed over the units; the residual has their number by definition.",
         group="Score, paper's formula",
+    ),
+    r"vp/published": Figure(
+        "Latent that changed, published",
+        "How often a network that has learnt from other pairs sees which latent has changed between two images, at the "
+        "epoch that is best on these very pairs. Higher is better.",
+        percent=True,
+        group="Variation predictability",
+    ),
+    r"vp/honest": Figure(
+        "Latent that changed, honest",
+        "The same at the epoch that is best on further pairs, without a say of those that are counted. "
+        "Higher is better.",
+        percent=True,
+        group="Variation predictability",
+    ),
+    r"vp/(\w+)_std": Figure(
+        "Latent that changed, {0}, deviation",
+        "Standard deviation of it from one run to another.",
+        percent=True,
+        group="Variation predictability, deviation",
     ),
     r"disentanglement/mig": Figure(
         "Mutual information gap",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -105,6 +106,10 @@ class VariationPredictability:
 
     def check_system(self, system: System) -> None:
         """Raise ValueError for a system that this cannot measure."""
+        with _named():
+            self._check(system)
+
+    def _check(self, system: System) -> None:
         if self.pairs is None:
             check_count(self.count, latents_of(system).varied, self.learning)
             return
@@ -113,7 +118,11 @@ class VariationPredictability:
 
     @torch.no_grad()
     def __call__(self, system: System, batches: Iterable[Any]) -> dict[str, float]:
-        self.check_system(system)
+        with _named():
+            self._check(system)
+            return self._measured(system, batches)
+
+    def _measured(self, system: System, batches: Iterable[Any]) -> dict[str, float]:
         device = next((p.device for p in system.parameters()), torch.device("cpu"))
         check = getattr(batches, "check", None)
         given = None
@@ -149,3 +158,12 @@ class VariationPredictability:
             return latents_of(system).varied
         except ValueError:
             return None
+
+
+@contextlib.contextmanager
+def _named() -> Iterator[None]:
+    """Say of an error who cannot work."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"VariationPredictability: {error}") from error

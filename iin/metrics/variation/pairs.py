@@ -35,7 +35,6 @@ __all__ = [
 
 LABELS = "labels.npy"
 _NAME = re.compile(r"pair_(\d{6,})\.jpg")
-_WHO = "VariationPredictability"
 
 
 class VariedPairs(NamedTuple):
@@ -82,15 +81,15 @@ def latents_of(system: Any) -> Latents:
     name = type(system).__name__
     decode = _decoder(system)
     if decode is None:
-        raise ValueError(f"{_WHO} needs a system with decode(z), or sample(z=...); {name} has neither")
+        raise ValueError(f"pairs need a system with decode(z), or sample(z=...); {name} has neither")
     if not decodes(system):
-        raise ValueError(f"{_WHO} needs images, but this {name} has no decoder; leave it out")
+        raise ValueError(f"pairs need images, but this {name} has no decoder; leave it out")
     dim = _dim(system)
     if dim is None:
-        raise ValueError(f"{_WHO} needs the number of latents; {name} has no attribute dim")
+        raise ValueError(f"pairs need to know the number of latents; {name} has no attribute dim")
     discrete = int(getattr(system, "discrete", 0) or 0)
     if dim - discrete < 2:
-        raise ValueError(f"{_WHO}: at least 2 latents are needed to tell them apart; this {name} has {dim - discrete}")
+        raise ValueError(f"pairs need at least 2 latents, to tell them apart; this {name} has {dim - discrete}")
 
     def normal(n: int, generator: torch.Generator) -> Tensor:
         return torch.randn(n, dim, generator=generator)
@@ -151,7 +150,7 @@ def draw_pairs(
         z, anew = (about.draw(size, generator).detach() for _ in range(2))
         if tuple(z.shape) != (size, about.dim):
             raise ValueError(
-                f"{_WHO}: {type(system).__name__}.latents answered {list(z.shape)}, expected {[size, about.dim]}"
+                f"pairs: {type(system).__name__}.latents answered {list(z.shape)}, expected {[size, about.dim]}"
             )
         which = about.discrete + torch.randint(about.varied, (size,), generator=generator).to(z.device)
         varied = z.scatter(1, which[:, None], anew.gather(1, which[:, None]))
@@ -169,15 +168,15 @@ def _contexts(system: nn.Module, batches: Iterable[Any], size: int) -> Iterator[
                 some = True
                 yield part
         if not some:
-            raise ValueError(f"{_WHO}: a conditional flow needs test images, and there are none")
+            raise ValueError("pairs of a conditional flow need test images, and there are none")
 
 
 def _levels(image: Tensor, count: int) -> Tensor:
     """8-bit levels as pairs are published with, which are not rounded as `iin.models.features.levels` does."""
     if image.ndim != 4 or len(image) != count:
-        raise ValueError(f"{_WHO}: decoding answered {list(image.shape)}, expected images [{count}, C, H, W]")
+        raise ValueError(f"pairs: decoding answered {list(image.shape)}, expected images [{count}, C, H, W]")
     if not image.isfinite().all():  # rounding would hide it
-        raise ValueError(f"{_WHO}: images hold NaN or infinity")
+        raise ValueError("pairs: images hold NaN or infinity")
     return ((image.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
@@ -197,14 +196,14 @@ def collect(parts: Iterable[VariedPairs], count: int, memory: int = 1 << 30) -> 
         stop = done + len(part.first)
         if stop > count or part.first.shape[1:] != images.shape[2:] or part.second.shape != part.first.shape:
             raise ValueError(
-                f"{_WHO}: expected {count} pairs of images {list(images.shape[2:])}, found number {stop} of "
+                f"pairs: expected {count} pairs of images {list(images.shape[2:])}, found number {stop} of "
                 f"{list(part.first.shape[1:])} and {list(part.second.shape[1:])}"
             )
         images[0, done:stop], images[1, done:stop] = part.first, part.second
         deltas.append(part.delta)
         done = stop
     if images is None or done < count:
-        raise ValueError(f"{_WHO}: expected {count} pairs, found {done}")
+        raise ValueError(f"pairs: expected {count} pairs, found {done}")
     return VariedPairs(images[0], images[1], torch.cat(deltas))
 
 
@@ -214,7 +213,7 @@ def _space(shape: tuple[int, ...], memory: int) -> Tensor:
         return torch.empty(shape, dtype=torch.uint8)
     place = Path(tempfile.gettempdir()) / "pairs"
     if reason := lacking(place, size):
-        raise OSError(f"{_WHO}: pairs take {shown(size)}, more than memory allows, and there is no room ({reason})")
+        raise OSError(f"pairs take {shown(size)}, more than memory allows, and there is no room ({reason})")
     with tempfile.TemporaryFile(dir=place.parent) as file:  # the map stays when it is closed
         return torch.from_numpy(np.memmap(file, dtype=np.uint8, mode="w+", shape=shape))
 
