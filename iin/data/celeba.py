@@ -1,8 +1,9 @@
 """CelebA: faces of celebrities with forty attributes, alone and in pairs that share one of them.
 
 Of each aligned picture the middle 160x160 pixels are taken and resized to 64x64, bilinearly and, as in the paper's
-experiments and hence for the weights published with it, without averaging; ``antialias`` averages. Pictures are decoded
-once (see `iin.data.decoded`), from a folder or from the zip file as it is.
+experiments and hence for the weights published with it, without averaging; ``antialias`` averages. For generators of
+faces, ``crop: face`` takes the 128x128 pixels that those are trained on. Pictures are decoded once (see
+`iin.data.decoded`), from a folder or from the zip file as it is.
 
 References:
     | Deep learning face attributes in the wild (Liu, Luo, Wang and Tang, 2015)
@@ -35,7 +36,10 @@ __all__ = ["CelebA", "FactorCelebA"]
 
 Split = Literal["train", "test"]
 
-_CROP = 160
+Crop = Literal["middle", "face"]
+
+_CROPS: dict[Crop, tuple[int, tuple[int, int] | None]] = {"middle": (160, None), "face": (128, (121, 89))}
+"""Side of the square that is cut out, and row and column of its centre where that is not the picture's middle."""
 _TEST_IMAGES = 10_000
 _PARTITION, _ATTRIBUTES, _IMAGES = "list_eval_partition.txt", "list_attr_celeba.txt", "img_align_celeba"
 
@@ -62,6 +66,8 @@ class CelebA(Labelled):
         dequantise: see `Labelled`.
         cache: keep decoded pictures in a file below ``$IIN_CACHE``, made when training or an evaluation begins: 2 GB to
             train, 0.1 GB to test. Otherwise they are decoded whenever they are asked for.
+        crop: what is cut out of a picture: its ``middle``, 160x160 pixels, or the ``face``, the 128x128 around row 121
+            and column 89 that generators of faces are trained on.
 
     Raises:
         Missing: files are nowhere; the message says which go where. None is downloaded: the publishers share them by
@@ -78,8 +84,9 @@ class CelebA(Labelled):
         antialias: bool = False,
         dequantise: Dequantise = True,
         cache: bool = True,
+        crop: Crop = "middle",
     ) -> None:
-        pictures, base, rows = _pictures(split, root, size, antialias, attributes=label is not None, keep=cache)
+        pictures, base, rows = _pictures(split, root, size, antialias, crop, attributes=label is not None, keep=cache)
         values = torch.zeros_like(rows) if label is None else _attributes(base, [label])[rows, 0]
         super().__init__(
             pictures,
@@ -118,7 +125,7 @@ class FactorCelebA(Attributed):
     ) -> None:
         if not attributes or isinstance(attributes, str) or len(set(attributes)) < len(attributes):
             raise ValueError(f"attributes: expected a list of one or more different names, found {attributes!r}")
-        pictures, base, rows = _pictures(split, root, size, antialias, attributes=True, keep=cache)
+        pictures, base, rows = _pictures(split, root, size, antialias, "middle", attributes=True, keep=cache)
         values = _attributes(base, attributes)  # [T, K]
         super().__init__(
             pictures,
@@ -132,10 +139,13 @@ class FactorCelebA(Attributed):
 
 
 def _pictures(
-    split: Split, root: str | Path | None, size: int, antialias: bool, *, attributes: bool, keep: bool
+    split: Split, root: str | Path | None, size: int, antialias: bool, crop: Crop, *, attributes: bool, keep: bool
 ) -> tuple[Decoded, Path, Tensor]:
     """The pictures of a split, the folder of all files, and which of its rows they are ``[M]`` int64."""
     check(split, size)
+    if crop not in _CROPS:
+        raise ValueError(f"crop: expected {' or '.join(_CROPS)}, found {crop!r}")
+    side, centre = _CROPS[crop]
     base = _find(root, [_PARTITION, _ATTRIBUTES] if attributes else [_PARTITION])
     names, partition = _partition(base)
     rows = (partition == (0 if split == "train" else 2)).nonzero()[:, 0]
@@ -155,7 +165,7 @@ def _pictures(
             f"{files.path}: {len(lost):,} of {len(set(wanted)):,} pictures of split {split} are missing: {few(lost)}; "
             "extract the whole of img_align_celeba.zip, or leave the zip file as it is"
         )
-    pictures = Decoded(Pictures(files, wanted, size, crop=_CROP, antialias=antialias), split, keep)
+    pictures = Decoded(Pictures(files, wanted, size, crop=side, centre=centre, antialias=antialias), split, keep)
     pictures[torch.tensor([0])]  # a wrong folder comes to light now
     return pictures, base, rows
 

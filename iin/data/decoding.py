@@ -116,9 +116,15 @@ class Archive:
 
 
 def decode(
-    content: bytes, size: int, *, crop: int | None = None, channels: int = 3, antialias: bool = True
+    content: bytes,
+    size: int,
+    *,
+    crop: int | None = None,
+    centre: tuple[int, int] | None = None,
+    channels: int = 3,
+    antialias: bool = True,
 ) -> np.ndarray:
-    """Decode a picture, cut a square from its middle and resize that.
+    """Decode a picture, cut a square out of it and resize that.
 
     Whatever it is becomes RGB or grey of 8 bits: palettes are looked up, CMYK is converted, 16 bits are scaled to 8,
     transparent parts are laid on white, and a camera's turns and mirrors are undone. Of an animation, the first
@@ -128,6 +134,7 @@ def decode(
         content: of the file.
         size: height and width wanted, in pixels.
         crop: side of the square that is cut out, in pixels; None for the largest there is.
+        centre: row and column of its centre, in pixels; None for the picture's middle.
         channels: 3 for RGB, 1 for grey.
         antialias: average when the square becomes smaller.
 
@@ -135,7 +142,7 @@ def decode(
         ``[C, size, size]`` uint8.
 
     Raises:
-        ValueError: it cannot be decoded, or is smaller than the crop; the reason, without the file's name.
+        ValueError: it cannot be decoded, or the square does not lie within it; the reason, without the file's name.
     """
     try:
         with Image.open(io.BytesIO(content)) as opened:
@@ -150,6 +157,10 @@ def decode(
     if side > min(width, height):
         raise ValueError(f"{width}x{height} pixels are smaller than the crop of {side}")
     left, top = (width - side) // 2, (height - side) // 2
+    if centre is not None:
+        top, left = centre[0] - side // 2, centre[1] - side // 2
+        if not (0 <= top <= height - side and 0 <= left <= width - side):
+            raise ValueError(f"{width}x{height} pixels do not hold a square of {side} around row and column {centre}")
     box = (left, top, left + side, top + side)
     if antialias:
         return _channels_first(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
@@ -202,7 +213,7 @@ class Pictures:
     Args:
         files: where they are.
         names: of the files.
-        size, crop, channels, antialias: see `decode`.
+        size, crop, centre, channels, antialias: see `decode`.
     """
 
     def __init__(
@@ -212,6 +223,7 @@ class Pictures:
         size: int,
         *,
         crop: int | None = None,
+        centre: tuple[int, int] | None = None,
         channels: int = 3,
         antialias: bool = True,
     ) -> None:
@@ -219,6 +231,7 @@ class Pictures:
         self.names = list(names)
         self.size = size
         self.crop = crop
+        self.centre = centre
         self.channels = channels
         self.antialias = antialias
 
@@ -258,7 +271,14 @@ class Pictures:
             content = self.files.read(self.names[row])
         except (OSError, KeyError, RuntimeError) as error:  # absent or unreadable; in archives, encrypted
             raise Unreadable(getattr(error, "strerror", None) or str(error).strip("'\"")) from None
-        return decode(content, self.size, crop=self.crop, channels=self.channels, antialias=self.antialias)
+        return decode(
+            content,
+            self.size,
+            crop=self.crop,
+            centre=self.centre,
+            channels=self.channels,
+            antialias=self.antialias,
+        )
 
     def complaint(self, row: int) -> ValueError | None:
         """Why a picture cannot be used, without its name; None if it can."""
@@ -268,7 +288,8 @@ class Pictures:
     @property
     def how(self) -> str:
         """What is made of the pictures."""
-        return f"{self.size} {self.crop} {self.channels} {self.antialias}"
+        how = f"{self.size} {self.crop} {self.channels} {self.antialias}"
+        return how if self.centre is None else f"{how} {self.centre}"
 
     def stamp(self, row: int) -> str:
         """Name of a file, and what changes when it does, without reading it."""

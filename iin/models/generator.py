@@ -30,7 +30,7 @@ class Part(NamedTuple):
 
     kind: str
     """One of `KINDS`."""
-    count: int
+    number: int
     """Layers of it, or numbers of the code that it takes."""
 
 
@@ -154,7 +154,7 @@ class ModuleGenerator(nn.Module):
             raise ValueError(f"ModuleGenerator: {mistake}")
         self.modules_listed = parts(modules)
         self.channels, self.size = channels, size
-        counts = {kind: sum(part.count for part in self.modules_listed if part.kind == kind) for kind in KINDS}
+        counts = {kind: sum(part.number for part in self.modules_listed if part.kind == kind) for kind in KINDS}
         self.discrete = counts["D_global"]
         """Classes; 0 for none."""
         self.continuous = counts["C_global"] + counts["C_nocond_global"]
@@ -202,7 +202,7 @@ class ModuleGenerator(nn.Module):
         except ValueError as error:
             yield f"modules: {error}"
             return
-        ups = sum(part.count for part in found if part.kind == "Conv-up")
+        ups = sum(part.number for part in found if part.kind == "Conv-up")
         if START * 2**ups != size:
             side = START * 2**ups
             yield (

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from iin.arguments import Count
+from iin.arguments import Count, NonNegativeInt
 from iin.models.autoencoder import check_images
 from iin.models.equalised import EqualConv2d, EqualLinear
 
@@ -66,6 +66,7 @@ class ResidualDiscriminator(nn.Module):
         outputs: numbers that it answers.
         width: of the layer before the answer. At ``4 2^n`` pixels there are ``width / 2^(n + 1)`` channels.
         most: channels at most.
+        classes: how many classes it tells besides (`classify`), by way of another dense layer; 0 for none.
 
     Raises:
         ValueError: a size that cannot be halved down to 4x4.
@@ -75,12 +76,18 @@ class ResidualDiscriminator(nn.Module):
     """
 
     def __init__(
-        self, channels: Count = 3, size: Count = 128, outputs: Count = 1, width: Count = 512, most: Count = 512
+        self,
+        channels: Count = 3,
+        size: Count = 128,
+        outputs: Count = 1,
+        width: Count = 512,
+        most: Count = 512,
+        classes: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
         for mistake in self.check(size=size):
             raise ValueError(f"{type(self).__name__}: {mistake}")
-        self.channels, self.size, self.outputs = channels, size, outputs
+        self.channels, self.size, self.outputs, self.classes = channels, size, outputs, classes
         stages = size.bit_length() - 1
 
         def wide(stage: int) -> int:
@@ -91,6 +98,8 @@ class ResidualDiscriminator(nn.Module):
         self.last = EqualConv2d(wide(1) + 1, wide(1))
         self.dense = EqualLinear(wide(1) * 16, wide(0), bend=True)
         self.answer = EqualLinear(wide(0), outputs)
+        head = (EqualLinear(wide(0), wide(0), bend=True), EqualLinear(wide(0), classes)) if classes else ()
+        self.head = nn.Sequential(*head) if head else None
 
     @staticmethod
     def check(size: Any = 128, **_: Any) -> Iterator[str]:
@@ -109,6 +118,16 @@ class ResidualDiscriminator(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Answers ``[B, outputs]`` to images ``[B, C, size, size]`` in [-1, 1]."""
         return self.answer(self.features(image))
+
+    def classify(self, image: Tensor) -> Tensor:
+        """Logits of classes ``[B, classes]``.
+
+        Raises:
+            ValueError: it tells none.
+        """
+        if self.head is None:
+            raise ValueError("ResidualDiscriminator: tells no classes; set classes to their number")
+        return self.head(self.features(image))
 
 
 class PairRecogniser(nn.Module):

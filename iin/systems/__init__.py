@@ -6,5 +6,15 @@ from iin.systems.factor import FactorFlow
 from iin.systems.flow import LatentFlow
 from iin.systems.jacobian import JacobianVAE
 from iin.systems.vae import VAE
+from iin.systems.variation import VariationGAN, VariationVAE
 
-__all__ = ["VAE", "Autoencoder", "Classifier", "FactorFlow", "JacobianVAE", "LatentFlow"]
+__all__ = [
+    "VAE",
+    "Autoencoder",
+    "Classifier",
+    "FactorFlow",
+    "JacobianVAE",
+    "LatentFlow",
+    "VariationGAN",
+    "VariationVAE",
+]
