@@ -40,6 +40,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fabricate.cifar(root)
     fabricate.celeba(root, n=300)
     fabricate.mpi3d(root, ROBOTS, "real", 64)
+    fabricate.dsprites(root)
+    fabricate.shapes3d(root)
     fabricate.whitened(root)
     return root
 
@@ -54,6 +56,7 @@ def here(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_list_is_whole() -> None:
     families = {"ae": "mnist fashionmnist cifar celeba cmnist", "iin": "mnist fashionmnist cifar celeba"}
     families |= {"diin": "mnist cmnist celeba", "clf": "cmnist mnist"}
+    families |= {"vpgan": "celeba dsprites mnist shapes3d", "vpvae": "sprites"}
     expected = {f"{data}_{kind}" for kind, names in families.items() for data in names.split()}
     assert expected | {"cmnist_clf_diin", "cmnist_dims"} <= set(NAMES)
 
@@ -107,6 +110,8 @@ def test_it_trains_is_measured_and_goes_on(name: str, here: Path, capsys: pytest
         first += [f"evaluate.invariances.params.{key}" for key in ("images=20", "samples=2")]
     if "disentanglement" in config["evaluate"]:
         first += [f"evaluate.disentanglement.params.{key}" for key in ("points=60", "clusters=2")]
+    if "vp" in config["evaluate"]:
+        first += [f"evaluate.vp.params.{key}" for key in ("count=300", "epochs=1")]
     if "swaps" in config["evaluate"]:
         first += ["evaluate.swaps.params.pairs=50"]
     run = train("-b", name, "--quick", "train.steps=20", "train.checkpoint_every=10", *first, *SMALL.get(name, []))
