@@ -648,3 +648,12 @@ def test_known_factors_are_labels_in_words() -> None:
     data = iin.data.Sprites(split="test")
     words = runs._label(data, data[[3]].label[0])
     assert words.split(", ")[0].startswith("shape ") and words.count(",") == len(data.factor_sizes) - 1
+
+
+def test_the_gallery_shows_a_demo_by_its_cover(exhibit: runs.Exhibit) -> None:
+    page = pytest.importorskip("iin.demo.page", reason="the page needs the package streamlit")
+    editor = demo(exhibit, "editor")
+    shown = show(exhibit, "editor")
+    assert page._files(editor, {}, shown).cover == files.png(shown.pictures["edit"])
+    shown.cover = "lines"
+    assert page._files(editor, {}, shown).cover == files.png(Picture(shown.pictures["lines"].images))

@@ -80,7 +80,7 @@ class Mixing(Look):
                     f"On top the two images, below them their reconstructions. In the last row, each with what {layer} "
                     "knows of the other one.",
                     rows=(1, 2),
-                    labels=("images", "reconstructions", layer),
+                    labels=("images", "reconstructions", "recombinations"),
                 ),
                 "layers": Picture(
                     torch.stack([torch.cat([both, again, pair]) for pair in mixed.values()]),

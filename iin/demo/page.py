@@ -65,8 +65,8 @@ class Rendered:
     numbers: dict[str, float]
     notes: bytes
     """JSON."""
-    cover: Figure | None
-    """What the gallery shows of it."""
+    cover: bytes | None
+    """What the gallery shows of it: a PNG file, too small there for words."""
 
     @property
     def size(self) -> int:
@@ -192,15 +192,14 @@ def render(demo: Demo, given: Mapping[str, Any], progress: Progress | None = Non
 
 def _files(demo: Demo, values: Mapping[str, Any], shown: Any) -> Rendered:
     figures = []
-    covers: dict[str, Figure] = {}
     for name, (stem, picture) in files.called(demo, shown.pictures).items():
         content = files.png(picture)
         width, _ = files.dimensions(content)
-        covers[name] = Figure(stem, picture.title or name, picture.caption, content, width)
-        figures.append(covers[name])
+        figures.append(Figure(stem, picture.title or name, picture.caption, content, width))
     for name, (stem, clip) in files.called(demo, shown.clips).items():
         figures.append(Figure(stem, _spoken(name), "", files.film(clip), 0))
-    cover = covers.get(shown.cover) or next(iter(covers.values()), None)
+    first = shown.cover or next(iter(shown.pictures), None)
+    cover = None if first is None else files.png(shown.pictures[first]._replace(labels=()))
     return Rendered(figures, list(shown.lines), dict(shown.figures), files.notes(demo, values, shown), cover)
 
 
@@ -294,7 +293,7 @@ def _gallery() -> None:
             place.empty()
             continue
         if rendered.cover is not None:
-            place.image(rendered.cover.content, output_format="PNG")
+            place.image(rendered.cover, output_format="PNG")
         else:
             place.empty()
 
