@@ -26,7 +26,7 @@ from test_compat_conditional import random_state
 import iin
 from iin import config
 from iin.building import COSMETIC
-from iin.cli import demo, explore, export, report, train
+from iin.cli import demo, explore, export, pairs, report, train
 from iin.cli import eval as evaluate
 from iin.config import ConfigError, schema
 from iin.config.reading import parse
@@ -190,7 +190,7 @@ def test_every_figure_is_explained(site: Path) -> None:
 def test_every_option_of_the_commands_is_explained(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = anchors(site, "commands")
     commands = {"iin-train": train, "iin-eval": evaluate, "iin-explore": explore, "iin-demo": demo}
-    commands |= {"iin-export": export, "iin-report": report}
+    commands |= {"iin-export": export, "iin-pairs": pairs, "iin-report": report}
     for prog, command in commands.items():
         with pytest.raises(SystemExit):
             command.main(["--help"])
@@ -319,7 +319,7 @@ def carry_out(line: str, here: Path) -> None:
     """A command of a page. What trains a shipped configuration, which takes minutes, is planned only."""
     command, *arguments = shlex.split(line, comments=True)
     mains = {"iin-train": train.main, "iin-eval": evaluate.main, "iin-explore": explore.main, "iin-demo": demo.main}
-    mains |= {"iin-export": export.main, "iin-report": report.main}
+    mains |= {"iin-export": export.main, "iin-pairs": pairs.main, "iin-report": report.main}
     if command in mains:
         if command == "iin-train" and "-b" in arguments and not (here / arguments[arguments.index("-b") + 1]).exists():
             arguments = [word for word in arguments if word != "--dry-run"] + ["--dry-run"]
