@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -557,6 +560,34 @@ def test_a_face_that_does_not_hold_the_square_is_named(tmp_path: Path) -> None:
     Image.new("RGB", (178, 170)).save(root / "celeba" / "img_align_celeba" / "000001.jpg")
     with pytest.raises(ValueError, match=r"000001.jpg: 178x170 pixels do not hold a square of 128 around"):
         CelebA("train", root=root, size=128, crop="face")
+
+
+# --- published weights ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_pickles_of_stylegan2_are_refused_in_one_line(
+    protocol: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The networks in it would be made by code that is in it; none is run."""
+    module = types.ModuleType("dnnlib.tflib.network")
+    ran: list[int] = []
+    network = type("Network", (), {"__module__": module.__name__, "__setstate__": lambda self, state: ran.append(1)})
+    module.Network = network  # type: ignore[attr-defined]
+    for name in ("dnnlib", "dnnlib.tflib"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    one = network()
+    one.source = "def G_main(): ..."
+    path = tmp_path / "network-snapshot-010000.pkl"
+    path.write_bytes(pickle.dumps((one, one, one), protocol))
+    with pytest.raises(iin.compat.CompatError, match=r"network-snapshot-010000.pkl: a pickle of StyleGAN2's") as told:
+        iin.compat.load(path)
+    assert "\n" not in str(told.value) and "celeba_vpgan" in str(told.value) and not ran
+    first = f"system.params.first_stage={{target: iin.first_stage.pretrained, params: {{checkpoint: {path}}}}}"
+    assert training.main(["-b", "mnist_iin", first, "--logs", str(tmp_path / "logs")]) == 2
+    said = capsys.readouterr().err
+    assert "a pickle of StyleGAN2's networks" in said and "Traceback" not in said and not ran
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------

@@ -21,6 +21,10 @@ class _Ours(CompatError):
     """A checkpoint of this package."""
 
 
+class _Objects(CompatError):
+    """A pickle of networks that carry the source of their code along."""
+
+
 def read(path: str | Path) -> dict[str, Any]:
     """Content of an original checkpoint; nothing in it is executed. Bare weights are its entry ``model``.
 
@@ -34,7 +38,16 @@ def read(path: str | Path) -> dict[str, Any]:
         raise CompatError(f"{path}: cannot be read ({error.strerror or error})") from error
     try:
         with file, _numbers_allowed():
+            if _STYLEGAN in file.read(_BEGINNING):
+                raise _Objects(
+                    f"{path}: a pickle of StyleGAN2's networks, which brings the source of their code along, to be run "
+                    "as it is read; it is refused. Train anew (iin-train -b celeba_vpgan), or measure images made with "
+                    "it (pairs of iin.metrics.VariationPredictability)"
+                )
+            file.seek(0)
             content = torch.load(file, map_location="cpu", weights_only=True)
+    except CompatError:
+        raise
     except Exception as error:  # whatever a foreign file makes of the reader
         first = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise CompatError(
@@ -75,6 +88,8 @@ def is_original(path: str | Path) -> bool:
         read(path)
     except _Ours:
         return False
+    except _Objects:
+        return True  # whoever reads it hears why that cannot be
     except CompatError:
         return _STEP.fullmatch(path.name) is not None
     return True
@@ -85,6 +100,9 @@ def step_of(path: str | Path) -> int:
     match = _STEP.fullmatch(newest(Path(path)).name)
     return int(match[1]) if match else 0
 
+
+_STYLEGAN, _BEGINNING = b"dnnlib.tflib", 1 << 16
+"""What a pickle of StyleGAN2 and its kin names, and within how many bytes."""
 
 _STEP = re.compile(r"model-(\d+)\.ckpt")
 """Names of the original's checkpoints, which alone tell the step."""
