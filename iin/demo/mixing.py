@@ -8,16 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iin.demo.choosing import (
-    Look,
-    generator,
-    image,
-    image_options,
-    judged,
-    said,
-    sample,
-    within,
-)
+from iin.demo.choosing import Look, generator, image, image_options, judged, said, sample, within
 from iin.demo.contract import Demo, Number, Option, Progress, Shown
 from iin.demo.grouping import encodes, judges, stages
 from iin.demo.runs import Exhibit

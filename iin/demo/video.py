@@ -8,16 +8,7 @@ from typing import Any
 import torch
 
 from iin.demo import uploads
-from iin.demo.choosing import (
-    Look,
-    generator,
-    image,
-    in_parts,
-    judged,
-    said,
-    sample,
-    within,
-)
+from iin.demo.choosing import Look, generator, image, in_parts, judged, said, sample, within
 from iin.demo.contract import Clip, Demo, DemoError, Number, Option, Progress, Shown, Upload
 from iin.demo.grouping import encodes, judges, stages
 from iin.system import Picture
