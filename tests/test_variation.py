@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from iin import evaluation
 from iin.data import Images
 from iin.flows import conditional_flow, vector_flow
+from iin.interrupt import Interrupt, Interrupted
 from iin.metrics import VariationPredictability
 from iin.metrics.variation import (
     Recogniser,
@@ -28,9 +30,9 @@ from iin.metrics.variation import (
     write_pairs,
 )
 from iin.metrics.variation.pairs import collect, latents_of
-from iin.models import Autoencoder, ConvVAE, DenseEmbedder
+from iin.models import Autoencoder, ConvVAE, DenseEmbedder, ModuleGenerator, ResidualDiscriminator
 from iin.seeds import mix
-from iin.systems import VAE, LatentFlow
+from iin.systems import VAE, LatentFlow, VariationGAN
 from iin.systems import Autoencoder as AutoencoderSystem
 
 CASES = ["diff_sin005", "concat_sin005", "diff_rs", "concat_rs", "diff_odd_rs"]
@@ -354,6 +356,11 @@ SYSTEMS: dict[str, Any] = {
     "vae": lambda: VAE(ConvVAE(1, 8, 3, (4,), 3, 2, (8,), (8, 32), 4, ())),
     "flow": lambda: LatentFlow(Autoencoder(1, 8, 4, 2, 4), vector_flow(4, 2, 8, 1)),
     "named": Named,
+    "gan": lambda: VariationGAN(
+        ModuleGenerator(["D_global-3", "Conv-up-1", "C_global-2"], 1, 8, 16, least=4, styled=4),
+        ResidualDiscriminator(1, 8, width=16),
+        objective="gan",
+    ),
 }
 
 
@@ -361,7 +368,7 @@ SYSTEMS: dict[str, Any] = {
 def test_any_system_that_decodes_latents_is_measured(kind: str) -> None:
     system = SYSTEMS[kind]()
     size = latents_of(system).varied
-    assert size == {"autoencoder": 4, "vae": 3, "flow": 4, "named": 2}[kind]
+    assert size == {"autoencoder": 4, "vae": 3, "flow": 4, "named": 2, "gan": 2}[kind]
     metric = VariationPredictability(count=40, runs=2, epochs=1, decoded=16)
     figures = evaluation.evaluate(system.eval(), Batches(), {"vp": metric})
     assert {"vp/published", "vp/published_std", "vp/honest", "vp/honest_std"} <= figures.keys()
@@ -371,6 +378,26 @@ def test_any_system_that_decodes_latents_is_measured(kind: str) -> None:
     )
     assert metric.facts["figures"] == [name for name in figures if name.startswith("vp/")]
     assert all(p.grad is None for p in system.parameters())
+
+
+@pytest.mark.parametrize("during", ["draw", "learn"])
+def test_a_signal_ends_the_evaluation(during: str) -> None:
+    """Neither looks at test batches, which is where evaluations look out for signals."""
+    interrupt, system = Interrupt(), Named()
+    inner, calls = system.sample, []
+
+    def sample(n: int = 1, z: Tensor | None = None) -> Tensor:
+        calls.append(1)
+        if len(calls) == (2 if during == "draw" else 6):
+            interrupt.asked = signal.SIGTERM
+        return inner(n, z)
+
+    system.sample = sample  # type: ignore[method-assign]
+    test = evaluation.TestSet(Batches(), interrupt=interrupt)
+    metric = VariationPredictability(count=60, runs=1, epochs=10**6, decoded=20)
+    with pytest.raises(Interrupted):
+        evaluation.evaluate(system, test, {"vp": metric})  # type: ignore[arg-type]
+    assert len(calls) == (2 if during == "draw" else 6)
 
 
 class Batches:

@@ -149,7 +149,15 @@ class VariationPredictability:
     def _made(self, system: System, batches: Iterable[Any], run: int) -> VariedPairs:
         generator = torch.Generator().manual_seed(mix(self.seed, run))
         parts = draw_pairs(system, self.count, generator, batch_size=self.decoded, batches=batches)
-        return collect(parts, self.count, self.memory)
+        check = getattr(batches, "check", None)
+
+        def checked() -> Iterator[VariedPairs]:
+            for part in parts:
+                if check is not None:
+                    check()
+                yield part
+
+        return collect(checked(), self.count, self.memory)
 
     @staticmethod
     def _latents(system: System) -> int | None:
