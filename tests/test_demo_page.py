@@ -228,6 +228,7 @@ def test_the_gallery_shows_a_picture_of_each_page(tab: Tab) -> None:
     tab.page.get_by_role("heading", level=1).filter(has_text="Factor editor").wait_for()
     tab.page.go_back()
     tab.page.get_by_role("heading", level=1).filter(has_text="Gallery").wait_for()
+    tab.settle()  # pictures that are still on their way are gone once the tab is closed
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -290,16 +291,21 @@ def test_an_upload_is_shown_and_a_broken_one_gets_a_message(tab: Tab, tmp_path: 
     tab.page.get_by_text(re.compile(r"20(\.0)? ?MB or smaller")).wait_for()
 
 
-def test_an_epsilon_that_is_no_number_gets_a_message(tab: Tab) -> None:
+def test_the_attack_finds_its_strength_or_takes_a_number_or_says_what_it_cannot_read(tab: Tab) -> None:
     tab.open("attack")
+    tab.page.get_by_text(re.compile("the smallest of 0.02, .*answer|None of the strengths 0.02, .*answer")).wait_for()
     box = tab.page.get_by_role("textbox", name="Strength of the attack").first
     box.fill("much")
     box.press("Enter")
     tab.page.get_by_text(re.compile("expected a number from .* found 'much'")).wait_for()
     box.fill("0.3")
     box.press("Enter")
+    tab.page.get_by_text("Strength 0.3.").wait_for()
     tab.settle()
     assert tab.alerts() == [] and tab.pictures()
+    box.fill("")  # open again
+    box.press("Enter")
+    tab.page.get_by_text(re.compile("the smallest of 0.02|None of the strengths 0.02")).wait_for()
 
 
 def test_a_video_is_translated_and_plays(tab: Tab, tmp_path: Path) -> None:
