@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,11 @@ from iin.config import ConfigError, Training
 from iin.data import Draws, Visit
 from iin.distributed import leading, world
 from iin.files import cache_folder
+from iin.memory import available_memory
 from iin.models import Codes, Gaussian
 from iin.progress import in_pieces
 
-__all__ = ["available_memory", "check", "encode", "estimate", "instead"]
+__all__ = ["check", "encode", "estimate", "instead"]
 
 log = logging.getLogger("iin")
 
@@ -448,28 +448,3 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, bool | int | float | str) or (
         isinstance(value, tuple | list) and all(map(_is_plain, value))
     )
-
-
-def available_memory() -> int:
-    """Bytes of memory that may still be taken, of the machine and in the group of processes that this one is in."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError, IndexError):
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # a guess, where nothing says better
-    try:
-        groups = Path("/proc/self/cgroup").read_text().splitlines()
-        inside = next(line[3:] for line in groups if line.startswith("0::"))
-    except (OSError, StopIteration):
-        return free
-    root = Path("/sys/fs/cgroup")
-    place = root / inside.lstrip("/")
-    for folder in (place, *place.parents):
-        try:
-            limit = int((folder / "memory.max").read_text())
-            free = min(free, max(0, limit - int((folder / "memory.current").read_text())))
-        except (OSError, ValueError):  # no limit, or no such file
-            pass
-        if folder == root:
-            break
-    return free

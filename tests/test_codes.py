@@ -623,7 +623,7 @@ def test_interrupted_is_what_the_check_raises():
 
 
 def test_memory_that_is_available_is_less_than_there_is():
-    found = codes.available_memory()
+    found = memory.available_memory()
     assert 0 < found < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
@@ -637,8 +637,8 @@ def test_limits_of_groups_count(tmp_path, monkeypatch):
     group = tmp_path / "cgroup"
     group.write_text("1:name=x:/\n0::/jobs/mine\n")
     places = {"/proc/self/cgroup": group, "/sys/fs/cgroup": root}
-    monkeypatch.setattr(codes, "Path", lambda path: places.get(path) or Path(path))
-    assert codes.available_memory() == 7000
+    monkeypatch.setattr(memory, "Path", lambda path: places.get(path) or Path(path))
+    assert memory.available_memory() == 7000
 
 
 def test_labelled_sets_keep_their_images():

@@ -16,7 +16,7 @@ import iin
 
 PACKAGE = Path(iin.__file__).parent
 
-BOTTOM = "arguments arrays distributed feed files progress seeds"
+BOTTOM = "arguments arrays distributed feed files memory progress seeds"
 """Whoever needs them may import these; they import nothing of the package but each other."""
 
 LAYERS = {
@@ -25,6 +25,7 @@ LAYERS = {
     "distributed": "",
     "feed": "",
     "files": "",
+    "memory": "",
     "progress": "",
     "seeds": "",
     # Each of these stands alone, but for the last.
