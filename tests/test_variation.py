@@ -194,7 +194,7 @@ class Half(Quarters):
 
 
 def scored(system: nn.Module, **settings: Any) -> dict[str, float]:
-    metric = VariationPredictability(**{"count": 1000, "runs": 1, "epochs": 30, "every": 5, **settings})
+    metric = VariationPredictability(**{"count": 1500, "runs": 1, "epochs": 30, "every": 5, **settings})
     return metric(system, ())  # type: ignore[arg-type]
 
 
