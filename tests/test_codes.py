@@ -18,7 +18,7 @@ import torch
 from runs import assert_equal, differences, only, train
 from torch import Tensor, nn
 
-from iin import arrays, codes
+from iin import arrays, codes, memory
 from iin.config import ConfigError, Training
 from iin.data import MNIST, Draws, Images, Labelled, Loader, MNISTPairs, Visit
 from iin.flows import vector_flow
