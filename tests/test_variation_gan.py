@@ -216,11 +216,11 @@ def test_codes_and_images_of_another_size() -> None:
     with pytest.raises(ValueError, match=r"expected codes \[B, 7\] \(3 of a class, 4 continuous\), found \[2, 4\]"):
         generator()(torch.zeros(2, 4))
     with pytest.raises(ValueError, match=r"ResidualDiscriminator: expected images of shape \[B, 1, 8, 8\]"):
-        ResidualDiscriminator(1, 8)(torch.zeros(2, 1, 16, 16))
+        ResidualDiscriminator(1, 8, width=16)(torch.zeros(2, 1, 16, 16))
     with pytest.raises(ValueError, match=r"PairRecogniser: expected images of shape \[B, 1, 8, 8\]"):
-        PairRecogniser(1, 8, 3)(torch.zeros(2, 1, 8, 8), torch.zeros(2, 3, 8, 8))
+        PairRecogniser(1, 8, 3, width=16)(torch.zeros(2, 1, 8, 8), torch.zeros(2, 3, 8, 8))
     with pytest.raises(ValueError, match="tells no classes"):
-        ResidualDiscriminator(1, 8).classify(torch.zeros(2, 1, 8, 8))
+        ResidualDiscriminator(1, 8, width=16).classify(torch.zeros(2, 1, 8, 8))
 
 
 def test_a_recogniser_sees_both_images_or_their_difference() -> None:
@@ -423,17 +423,23 @@ def test_without_classes() -> None:
         ({"recogniser": None, "objective": "infogan"}, "infogan needs one, such as iin.models.ResidualDiscriminator"),
         ({"cascading": True, "variation": "fulldim"}, "cascading: chooses the number that changes"),
         (
-            {"recogniser": PairRecogniser(1, 8, 4)},
+            {"recogniser": PairRecogniser(1, 8, 4, width=16)},
             r"recogniser: answers 4 numbers; expected outputs: 7 .*3 classes and 4",
         ),
         ({"objective": "infogan"}, r"recogniser: answers 7 numbers; expected outputs: 11"),
         (
-            {"recogniser": PairRecogniser(3, 8, 7)},
+            {"recogniser": PairRecogniser(3, 8, 7, width=16)},
             "recogniser: looks at images of channels 3, but the generator makes 1",
         ),
-        ({"discriminator": ResidualDiscriminator(1, 16)}, "discriminator: looks at images of size 16, but .* makes 8"),
-        ({"discriminator": ResidualDiscriminator(1, 8, 2)}, "discriminator: answers 2 numbers; expected outputs: 1"),
-        ({"discriminator": ResidualDiscriminator(1, 8, classes=2)}, "tells 2 classes; expected classes: 3"),
+        (
+            {"discriminator": ResidualDiscriminator(1, 16, width=16)},
+            "discriminator: looks at images of size 16, but .* makes 8",
+        ),
+        (
+            {"discriminator": ResidualDiscriminator(1, 8, 2, width=16)},
+            "discriminator: answers 2 numbers; expected outputs: 1",
+        ),
+        ({"discriminator": ResidualDiscriminator(1, 8, width=16, classes=2)}, "tells 2 classes; expected classes: 3"),
     ],
 )
 def test_parts_that_do_not_fit(parts: dict[str, Any], words: str) -> None:
@@ -533,9 +539,9 @@ def test_pairs_differ_in_one_number() -> None:
 def test_a_recogniser_of_another_size() -> None:
     model = ConvVAE(1, 8, 3, (4,), 3, 2, (8,), (8, 32), 4, ())
     for recogniser, words in (
-        (PairRecogniser(1, 8, 4), "outputs 4, but the model's is 3"),
-        (PairRecogniser(3, 8, 3), "channels 3, but the model's is 1"),
-        (PairRecogniser(1, 16, 3), "size 16, but the model's is 8"),
+        (PairRecogniser(1, 8, 4, width=16), "outputs 4, but the model's is 3"),
+        (PairRecogniser(3, 8, 3, width=16), "channels 3, but the model's is 1"),
+        (PairRecogniser(1, 16, 3, width=16), "size 16, but the model's is 8"),
     ):
         with pytest.raises(ValueError, match=words):
             VariationVAE(model, recogniser)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from iin.arguments import Count, NonNegative, NonNegativeInt, Positive
-from iin.distributed import world
+from iin.distributed import average, world
 from iin.flows.base import at_least_single
 from iin.losses import (
     class_loss,
@@ -247,9 +247,9 @@ class VariationGAN(System):
         if self.gamma and step % self.lazy == 0:
             value = loss.detach()
             r1 = self._steepness(image)
-            self.r1.copy_(r1.detach())
+            self.r1.copy_(average(r1.detach()))
             # What is logged as this player's loss remains that of every step.
-            logged = {"loss": value, "r1": r1.detach()}
+            logged = {"loss": value, "r1": self.r1.clone()}
             yield Objective("discriminator", self.lazy * self.gamma / 2 * r1 + _still(self.discriminator), logged)
 
     def _generated(self, count: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
