@@ -20,7 +20,7 @@ from iin import pictures
 from iin.building import COSMETIC
 from iin.cli import report as command
 from iin.record import encode
-from iin.report import compare, compare_charts
+from iin.report import compare, compare_charts, comparison
 from iin.report.compare_charts import Mark
 from iin.system import Picture
 
@@ -146,7 +146,7 @@ def test_many_differences_are_told_at_the_end(tmp_path: Path) -> None:
 
 
 def test_settings_that_leave_the_weights_alone_make_no_difference(swept: list[Path]) -> None:
-    assert {f"train.{key}" for key in COSMETIC} <= compare.ASIDE
+    assert {f"train.{key}" for key in COSMETIC} <= comparison.ASIDE
     file = swept[0] / "config.yaml"
     tree = yaml.safe_load(file.read_text())
     file.write_text(yaml.safe_dump({**tree, "train": {**tree["train"], "workers": 3, "log_every": 7}}))

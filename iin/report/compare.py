@@ -8,79 +8,21 @@ from __future__ import annotations
 import fnmatch
 import math
 import re
-import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from iin.files import write_atomically
 from iin.report import charts, compare_charts, gallery, parts
 from iin.report.compare_charts import Mark
+from iin.report.comparison import Comparison, Group, compare, number, setting, shown
 from iin.report.glossary import SECTIONS, Figure, explain, headlines, section
-from iin.report.results import Results, flat, gather, short, word
+from iin.report.results import short, word
 
-__all__ = ["ASIDE", "Comparison", "Group", "chosen", "compare", "render", "write"]
-
-ASIDE = {
-    *("name", "description", "version", "logs", "wandb", "evaluate"),
-    *("train.log_every", "train.checkpoint_every", "train.keep", "train.best", "train.best_mode", "train.workers"),
-    *("train.evaluate_every", "train.eval_batch_size", "train.device", "train.compile", "train.cache", "train.shard"),
-}
-"""Settings that do not make two runs different: they leave the weights as they are."""
+__all__ = ["chosen", "compare", "render", "write"]
 
 COLUMNS = 6
 """As many settings and figures have columns of their own in the first table; the others stand below."""
-
-
-@dataclass
-class Group:
-    """Runs that differ in nothing but the seed."""
-
-    settings: dict[str, str]
-    """Those in which the groups differ: key path -> value; a group may lack one."""
-    runs: list[Results]
-    label: str = ""
-
-    def values(self, name: str) -> list[float]:
-        """A figure of each run that has it, in which it is finite."""
-        return [run.newest[name] for run in self.runs if math.isfinite(run.newest.get(name, math.nan))]
-
-    def mean(self, name: str) -> float:
-        """NaN where no run has the figure."""
-        values = self.values(name)
-        return statistics.fmean(values) if values else math.nan
-
-    def deviation(self, name: str) -> float:
-        """Standard deviation over the runs (with n - 1); 0 for one."""
-        values = self.values(name)
-        return statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-@dataclass
-class Comparison:
-    """What the folders of several runs say."""
-
-    groups: list[Group]
-    keys: list[str]
-    """Key paths of the settings in which the groups differ."""
-    notes: list[str] = field(default_factory=list)
-    """What to keep in mind, in sentences."""
-
-    @property
-    def runs(self) -> list[Results]:
-        return [run for group in self.groups for run in group.runs]
-
-    @property
-    def names(self) -> list[str]:
-        """Names of all figures, but for the sizes of factors."""
-        found = dict.fromkeys(name for run in self.runs for name in run.newest)
-        return [name for name in found if not name.startswith("dims/")]
-
-    @property
-    def seeds(self) -> bool:
-        """Whether there is a group of several runs."""
-        return any(len(group.runs) > 1 for group in self.groups)
 
 
 def write(folders: Sequence[Path], path: Path, title: str = "", figures: Sequence[str] = ()) -> None:
@@ -123,107 +65,6 @@ def chosen(comparison: Comparison, patterns: Sequence[str] = ()) -> list[str]:
             raise ValueError(f"--figures {pattern}: no such figure; {known}")
         found += fitting
     return list(dict.fromkeys(found))
-
-
-# --- what the folders hold --------------------------------------------------------------------------------------------
-
-
-def compare(folders: Sequence[Path]) -> Comparison:
-    """Read the folders of runs, and put those together that differ in nothing but the seed."""
-    runs = [gather(folder) for folder in folders]
-    trees = [_essential(run) for run in runs]
-    together: dict[tuple[tuple[str, str], ...], list[int]] = {}
-    for index, tree in enumerate(trees):
-        # A run whose configuration cannot be read is like no other.
-        key = tuple(sorted((k, v) for k, v in tree.items() if k != "seed")) if tree else (("", str(index)),)
-        together.setdefault(key, []).append(index)
-    members = list(together.values())
-    first = [trees[indices[0]] for indices in members]
-    known = [key for key in dict.fromkeys(key for tree in first for key in tree) if key != "seed"]
-    differing = [key for key in known if len({tree.get(key) for tree in first if tree}) > 1]
-    groups = []
-    for indices, tree in zip(members, first, strict=True):
-        settings = {key: tree[key] for key in differing if key in tree}
-        ordered = sorted((runs[index] for index in indices), key=_seed)
-        groups.append(Group(settings, ordered))
-    groups.sort(key=_place(differing, groups))
-    _label(groups, differing)
-    return Comparison(groups, differing, _notes(runs))
-
-
-def _essential(run: Results) -> dict[str, str]:
-    """Settings that make a run what it is, those of first stages included."""
-    found = {}
-    for key, value in flat(run.config):
-        inner = key.rpartition(".config.")[2]
-        if inner not in ASIDE and inner.split(".")[0] not in ASIDE:
-            found[key] = value
-    return found
-
-
-def _seed(run: Results) -> tuple[float, str]:
-    return _number(word(run.config, "seed") or "0") or 0.0, run.name
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _place(keys: Sequence[str], groups: Sequence[Group]) -> Callable[[Group], list[tuple[float, str]]]:
-    """Order of groups: by kind, then by their settings, numbers as numbers; others as they were named."""
-    numeric = [key for key in keys if all(_number(g.settings.get(key, "0")) is not None for g in groups)]
-    rank = {id(group): float(index) for index, group in enumerate(groups)}
-    texts = [key for key in keys if key not in numeric]
-    first: dict[tuple[str | None, ...], float] = {}
-    for group in groups:
-        first.setdefault(tuple(group.settings.get(key) for key in texts), rank[id(group)])
-
-    def place(group: Group) -> list[tuple[float, str]]:
-        kind = first[tuple(group.settings.get(key) for key in texts)]
-        return [(kind, ""), *((_number(group.settings.get(key)) or 0.0, "") for key in numeric), (rank[id(group)], "")]
-
-    return place
-
-
-def _label(groups: Sequence[Group], keys: Sequence[str]) -> None:
-    """Call groups by their settings; where these are many, by the names of their configurations."""
-    names = short(keys)
-    for group in groups:
-        group.label = " ".join(_setting(names[key], group.settings[key]) for key in keys if key in group.settings)
-    if len(keys) > 3 or not all(group.label for group in groups):
-        called = [word(group.runs[0].config, "name") or group.runs[0].name for group in groups]
-        if len(set(called)) < len(called):
-            called = [group.runs[0].name for group in groups]
-        for group, name in zip(groups, called, strict=True):
-            group.label = name
-
-
-def _setting(name: str, value: str) -> str:
-    return _shown(value) if name.rpartition(".")[2] == "target" else f"{name}={_shown(value)}"
-
-
-def _shown(value: str) -> str:
-    """A setting in a few letters: a target by its last name."""
-    last = value.rpartition(".")[2] if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", value) else value
-    return last if len(last) <= 40 else f"{last[:39]}…"
-
-
-def _notes(runs: Sequence[Results]) -> list[str]:
-    notes = []
-    if bare := [run.name for run in runs if not run.newest]:
-        notes.append(f"Without figures, since nothing was evaluated yet: {', '.join(bare)}.")
-    if undone := [run.name for run in runs if run.state.get("state") != "finished"]:
-        notes.append(f"Not finished: {', '.join(undone)}.")
-    if unread := [run.name for run in runs if not run.config]:
-        notes.append(f"Configuration missing or unreadable: {', '.join(unread)}.")
-    measured = {tuple(flat({"": run.config.get("evaluate")})) for run in runs if run.newest and run.config}
-    if len(measured) > 1:
-        notes.append("The sections <code>evaluate</code> of these runs differ, so that figures may be measured unlike.")
-    return [note if "<code>" in note else escape(note) for note in notes]
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -273,7 +114,7 @@ def _first_table(comparison: Comparison, figures: Sequence[str]) -> str:
     heads += [_figure_head(name) for name in figures]
     rows = []
     for group in groups:
-        cells = [f"<td>{escape(_shown(group.settings.get(key, '—')))}</td>" for key in keys]
+        cells = [f"<td>{escape(shown(group.settings.get(key, '—')))}</td>" for key in keys]
         cells = cells or [f"<td>{escape(group.label)}</td>"]
         if comparison.seeds:
             cells.append(f"<td>{len(group.runs)}</td>")
@@ -379,7 +220,7 @@ def _all_settings(comparison: Comparison) -> str:
     head = "<tr><th>Setting</th>" + "".join(f"<th>{escape(group.label)}</th>" for group in comparison.groups) + "</tr>"
     rows = "".join(
         f"<tr><th><code>{escape(key)}</code></th>"
-        + "".join(f"<td>{escape(_shown(group.settings.get(key, '—')))}</td>" for group in comparison.groups)
+        + "".join(f"<td>{escape(shown(group.settings.get(key, '—')))}</td>" for group in comparison.groups)
         + "</tr>"
         for key in comparison.keys
     )
@@ -413,7 +254,7 @@ def _radii(comparison: Comparison) -> str:
     families: dict[str, dict[float, str]] = {}
     for name in comparison.names:
         base, _, last = name.rpartition("/")
-        if base and (radius := _number(last)) is not None:
+        if base and (radius := number(last)) is not None:
             families.setdefault(base, {})[radius] = name
     drawn = []
     for base, members in families.items():
@@ -463,10 +304,10 @@ def _pairs(comparison: Comparison, figures: Sequence[str]) -> str:
     for up, across in pairs:
         tracks: dict[str, list[tuple[float, Mark]]] = {}
         for group in comparison.groups:
-            value = _number(group.settings.get(key))
+            value = number(group.settings.get(key))
             if not group.values(up) or not group.values(across):
                 continue
-            rest = " ".join(_setting(called[o], group.settings[o]) for o in others if o in group.settings)
+            rest = " ".join(setting(called[o], group.settings[o]) for o in others if o in group.settings)
             mark = Mark(
                 group.mean(across),
                 group.mean(up),
@@ -493,7 +334,7 @@ def _varied(comparison: Comparison) -> str | None:
     """The setting that takes most different numbers, two at least."""
     counts = {}
     for key in comparison.keys:
-        values = {_number(group.settings[key]) for group in comparison.groups if key in group.settings}
+        values = {number(group.settings[key]) for group in comparison.groups if key in group.settings}
         if None not in values and len(values) > 1:
             counts[key] = len(values)
     return max(counts, key=lambda key: counts[key]) if counts else None
