@@ -220,7 +220,7 @@ def test_codes_and_images_of_another_size() -> None:
     with pytest.raises(ValueError, match=r"PairRecogniser: expected images of shape \[B, 1, 8, 8\]"):
         PairRecogniser(1, 8, 3, width=16)(torch.zeros(2, 1, 8, 8), torch.zeros(2, 3, 8, 8))
     with pytest.raises(ValueError, match="tells no classes"):
-        ResidualDiscriminator(1, 8, width=16).classify(torch.zeros(2, 1, 8, 8))
+        ResidualDiscriminator(1, 8, width=16).class_logits(torch.zeros(2, 1, 8, 8))
 
 
 def test_a_recogniser_sees_both_images_or_their_difference() -> None:

@@ -119,7 +119,7 @@ class ResidualDiscriminator(nn.Module):
         """Answers ``[B, outputs]`` to images ``[B, C, size, size]`` in [-1, 1]."""
         return self.answer(self.features(image))
 
-    def classify(self, image: Tensor) -> Tensor:
+    def class_logits(self, image: Tensor) -> Tensor:
         """Logits of classes ``[B, classes]``.
 
         Raises:

@@ -279,7 +279,7 @@ class VariationGAN(System):
             if self.variation == "onedim":
                 scalars["accuracy"] = (logits.argmax(1) == told).float().mean()
             if getattr(self.discriminator, "classes", 0):
-                of_class = class_loss(at_least_single(self.discriminator.classify(made)), label).mean()
+                of_class = class_loss(at_least_single(self.discriminator.class_logits(made)), label).mean()
                 loss = loss + self.class_weight * of_class
                 scalars["class"] = of_class
         return loss, {name: value.detach() for name, value in scalars.items()}
@@ -294,7 +294,7 @@ class VariationGAN(System):
         scalars = {"real": real.mean(), "fake": fake.mean(), "r1": self.r1.clone()}
         if getattr(self.discriminator, "classes", 0):
             label = z[:, : self.discrete]
-            of_class = class_loss(at_least_single(self.discriminator.classify(made)), label).mean()
+            of_class = class_loss(at_least_single(self.discriminator.class_logits(made)), label).mean()
             loss = loss + self.class_weight * of_class
             scalars["class"] = of_class
         return loss, {"d": d.detach(), **{name: value.detach() for name, value in scalars.items()}}
