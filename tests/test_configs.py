@@ -28,7 +28,9 @@ ROBOTS = (4, 2, 2, 1, 3, 3, 2)
 """Values of each factor in a file of robots that is small enough to be made here."""
 
 SMALL = {"mpi3d_multi_jl1": [f"data.{part}.params.factor_sizes={list(ROBOTS)}" for part in ("train", "test")]}
-"""What else a configuration is told of the files here."""
+SMALL["celeba_vpgan"] = [f"system.params.{part}.params.width=16" for part in ("discriminator", "recogniser")]
+SMALL["celeba_vpgan"] += [f"system.params.generator.params.{one}" for one in ("width=8", "styled=8")]
+"""What else a configuration is told of the files here, or to be done soon with large images."""
 
 
 @pytest.fixture(scope="session")

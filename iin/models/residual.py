@@ -66,7 +66,7 @@ class ResidualDiscriminator(nn.Module):
         outputs: numbers that it answers.
         width: of the layer before the answer. At ``4 2^n`` pixels there are ``width / 2^(n + 1)`` channels.
         most: channels at most.
-        classes: how many classes it tells besides (``classify``), by way of another dense layer; 0 for none.
+        classes: how many classes it tells besides (`class_logits`), by way of another dense layer; 0 for none.
 
     Raises:
         ValueError: a size that cannot be halved down to 4x4.
