@@ -18,6 +18,7 @@ from iin.flows.kernel import active, affine, block, by_hand, lend, scale_shift, 
 from iin.flows.layers import VectorFlow
 from iin.losses import nll
 from iin.models import DenseEmbedder
+from iin.system import Objective, System
 from iin.train import make_optimizers
 
 
@@ -241,10 +242,13 @@ def test_parameters_that_somebody_else_moved(flow: nn.Module) -> None:
 
 
 def test_parameters_of_two_objectives_learn_from_both(flow: nn.Module) -> None:
-    class Both(nn.Module):
+    class Both(System):
         def __init__(self) -> None:
             super().__init__()
             self.flow = flow
+
+        def objectives(self, batch: Any, step: int) -> Iterator[Objective]:
+            raise AssertionError("no steps are taken by it")
 
         def flows(self) -> list[nn.Module]:
             return [self.flow]
@@ -252,7 +256,7 @@ def test_parameters_of_two_objectives_learn_from_both(flow: nn.Module) -> None:
         def trainable(self) -> dict[str, list[nn.Parameter]]:
             return {"one": list(flow.parameters()), "other": list(flow[1].parameters())}
 
-    made = make_optimizers(Both(), Training(lr=1e-2))  # type: ignore[arg-type]
+    made = make_optimizers(Both(), Training(lr=1e-2))
     train(flow, made["one"], range(2))
     before = copy.deepcopy(flow)
     train(flow, made["one"], range(2, 3))

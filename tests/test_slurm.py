@@ -41,7 +41,8 @@ COMMANDS = {
     """,
     "torchrun": """
         echo "cores $SRUN_CPUS_PER_TASK patience $TORCH_ELASTIC_SHUTDOWN_TIMEOUT" >> calls
-        printf 'torchrun'  >> calls; printf ' <%s>' "$@" >> calls; echo >> calls
+        line="torchrun$(printf ' <%s>' "$@")"
+        echo "$line" >> calls  # in one piece: the nodes write at the same time
         trap 'exit ${STOPPED:-1}' TERM
         for ((turn = 0; turn < ${TURNS:-0}; turn++)); do touch begun; sleep 0.1; done
         exit "${CODE:-0}"
