@@ -6,7 +6,8 @@ from iin.systems.factor import FactorFlow
 from iin.systems.flow import LatentFlow
 from iin.systems.jacobian import JacobianVAE
 from iin.systems.vae import VAE
-from iin.systems.variation import VariationGAN, VariationVAE
+from iin.systems.variation import VariationGAN
+from iin.systems.variation_vae import VariationVAE
 
 __all__ = [
     "VAE",
