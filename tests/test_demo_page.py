@@ -226,9 +226,10 @@ def test_the_gallery_shows_a_picture_of_each_page(tab: Tab) -> None:
     buttons.first.click()
     tab.page.wait_for_url("**/?demo=editor")
     tab.page.get_by_role("heading", level=1).filter(has_text="Factor editor").wait_for()
+    tab.settle()  # pictures that are still on their way are gone once the page is left
     tab.page.go_back()
     tab.page.get_by_role("heading", level=1).filter(has_text="Gallery").wait_for()
-    tab.settle()  # pictures that are still on their way are gone once the tab is closed
+    tab.settle()
 
 
 @pytest.mark.parametrize("name", PAGES)
