@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from iin.models.gaussian import standard_normal
 from iin.models.perceptual import PerceptualName, VGGDistance, perceptual
 from iin.system import Objective, Picture, System, built_on
 from iin.systems import views
+from iin.systems.players import frozen, still
 
 __all__ = ["Autoencoder"]
 
@@ -171,13 +171,13 @@ class Autoencoder(System):
         (nll_gradient,) = grad(nll, shown)
         with torch.set_grad_enabled(active):
             real = at_least_single(self.discriminator(image))
-        with _frozen(self.discriminator, not active), torch.set_grad_enabled(active or self.calibrate):
+        with frozen(self.discriminator, not active), torch.set_grad_enabled(active or self.calibrate):
             fake = at_least_single(self.discriminator(shown))
             g = generator_loss(fake)
         g_gradient = grad(g, shown, retain_graph=active)[0] if fake.requires_grad else None
         weight = self._weight(made, nll_gradient, g_gradient)
         factor = self.disc_factor if active else 0.0
-        d = self.disc_factor * discriminator_loss(real, fake) if active else _still(self.discriminator)
+        d = self.disc_factor * discriminator_loss(real, fake) if active else still(self.discriminator)
 
         gradient = nll_gradient if g_gradient is None else nll_gradient + weight * factor * g_gradient
         loss = reconstruction_nll(error.detach(), self.logvar) + self.kl_weight * kl
@@ -260,24 +260,6 @@ class Autoencoder(System):
 
 
 _perceptual = perceptual  # the argument of Autoencoder has the same name
-
-
-@contextmanager
-def _frozen(module: nn.Module, freeze: bool) -> Iterator[None]:
-    """Within this context, no graph leads to the module's parameters."""
-    moved = [p for p in module.parameters() if p.requires_grad] if freeze else []
-    for parameter in moved:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in moved:
-            parameter.requires_grad_(True)
-
-
-def _still(module: nn.Module) -> Tensor:
-    """A loss of 0 whose gradient is 0 for every parameter."""
-    return torch.stack([p.flatten()[0] for p in module.parameters() if p.requires_grad]).sum() * 0.0
 
 
 def _handing(tensor: Tensor, gradient: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -28,6 +27,7 @@ from iin.models import ConvVAE, Gaussian
 from iin.models.gaussian import standard_normal
 from iin.system import Objective, Picture, System, built_on
 from iin.systems import views
+from iin.systems.players import frozen
 
 __all__ = ["VAE", "Seen", "Variational"]
 
@@ -220,7 +220,7 @@ class VAE(Variational):
             return self.gamma * (kl - capacity).abs(), {"capacity": capacity}
         if self.regulariser == "factorvae":
             assert self.discriminator is not None
-            with _frozen(self.discriminator):
+            with frozen(self.discriminator):
                 tc = density_ratio(self._judged(seen.z))
             return kl + self.gamma * tc, {"tc": tc}
         if self.regulariser in ("dipvae1", "dipvae2"):
@@ -244,16 +244,3 @@ class VAE(Variational):
 
     def betas(self) -> dict[str, tuple[float, float]]:
         return {} if self.discriminator is None else {"discriminator": (0.5, 0.9)}
-
-
-@contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """Within this context, no graph leads to the module's parameters."""
-    moved = [p for p in module.parameters() if p.requires_grad]
-    for parameter in moved:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in moved:
-            parameter.requires_grad_(True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -26,6 +25,7 @@ from iin.losses import (
 from iin.models import ModuleGenerator, ResidualDiscriminator
 from iin.system import Objective, Picture, System
 from iin.systems import views
+from iin.systems.players import frozen, still
 
 __all__ = ["VariationGAN"]
 
@@ -237,7 +237,7 @@ class VariationGAN(System):
 
     def objectives(self, batch: Any, step: int) -> Iterator[Objective]:
         image = batch.image
-        with _frozen(self.discriminator):
+        with frozen(self.discriminator):
             loss, scalars = self._generated(len(image), step)
         yield Objective("generator", loss, scalars)
         self._follow(len(image))
@@ -249,7 +249,7 @@ class VariationGAN(System):
             self.r1.copy_(average(r1.detach()))
             # What is logged as this player's loss remains that of every step.
             logged = {"loss": value, "r1": self.r1.clone()}
-            yield Objective("discriminator", self.lazy * self.gamma / 2 * r1 + _still(self.discriminator), logged)
+            yield Objective("discriminator", self.lazy * self.gamma / 2 * r1 + still(self.discriminator), logged)
 
     def _generated(self, count: int, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """What generator and recogniser minimise, and what is logged of it."""
@@ -379,21 +379,3 @@ class VariationGAN(System):
             "Classes",
             "In each row a random code, with each class in turn.",
         )
-
-
-@contextmanager
-def _frozen(module: nn.Module) -> Iterator[None]:
-    """Within this context, no graph leads to the module's parameters."""
-    moved = [p for p in module.parameters() if p.requires_grad]
-    for parameter in moved:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in moved:
-            parameter.requires_grad_(True)
-
-
-def _still(module: nn.Module) -> Tensor:
-    """A loss of 0 whose gradient is 0 for every parameter: those that a penalty leaves alone make a step too."""
-    return torch.stack([p.flatten()[0] for p in module.parameters() if p.requires_grad]).sum() * 0.0
