@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -216,3 +218,12 @@ def test_traversals_change_one_number_a_row() -> None:
         others = [k for k in range(3) if k != row]
         assert torch.equal(codes[:, others], code[others].expand(8, 2))
         torch.testing.assert_close(codes[:, row], torch.linspace(-2, 2, 8))
+
+
+def test_forward_mode_warns_of_nothing() -> None:
+    program = (
+        "import torch; from iin.losses import jacobian_norm; "
+        "jacobian_norm(torch.nn.Linear(2, 3), torch.zeros(1, 2), method='forward')"
+    )
+    ran = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr

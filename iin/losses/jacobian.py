@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
 from typing import Literal
 
@@ -42,6 +44,7 @@ def decoder_jacobian(
     count, dim = z.shape
     if method == "forward":
         directions = torch.eye(dim, dtype=z.dtype, device=z.device)[:, None].expand(dim, count, dim)
+        _begin_forward_mode()
         return torch.func.vmap(lambda direction: torch.func.jvp(decode, (z,), (direction,))[1])(directions)
     if method != "difference":
         raise ValueError(f"method: expected difference or forward, found {method!r}")
@@ -53,6 +56,14 @@ def decoder_jacobian(
     made = decode(torch.cat([moved, z]))
     made = made.unflatten(0, (dim + 1, count))
     return (made[:-1] - made[-1]) / step
+
+
+@functools.cache
+def _begin_forward_mode() -> None:
+    """Have torch load its forward mode, once, without the warning of what torch itself deprecates there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.func.jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))
 
 
 def jacobian_norm(
