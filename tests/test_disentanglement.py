@@ -45,6 +45,7 @@ from iin.metrics.disentanglement.local import local_centre, local_factors
 from iin.metrics.disentanglement.robustness import irs_matrix
 from iin.metrics.disentanglement.sampling import sample_codes
 from iin.models import Autoencoder as AutoencoderModel
+from iin.models import Gaussian
 from iin.systems import Autoencoder, FactorFlow, LatentFlow
 
 Recorded = Mapping[str, np.ndarray]
@@ -666,3 +667,9 @@ def test_a_configuration_names_scores_and_data(tmp_path: Path) -> None:
 
 def test_names_are_those_of_the_package() -> None:
     assert all(callable(getattr(disentanglement, name)) for name in disentanglement.__all__)
+
+
+def test_a_posterior_is_no_code() -> None:
+    posterior = Gaussian(torch.zeros(30, 2), torch.zeros(30, 2))
+    with pytest.raises(ValueError, match=r"mig: codes are a Gaussian, a distribution; expected \[N, D\]: take its mean"):
+        disentanglement.mig(posterior, torch.zeros(30, 2, dtype=torch.int64))  # type: ignore[arg-type]

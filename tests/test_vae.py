@@ -287,6 +287,10 @@ def test_folders_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(compat.CompatError, match="no folder"):
         compat.jacobian_vae(tmp_path / "none")
     folder = written(tmp_path / "folder", small())
+    with pytest.raises(compat.CompatError, match="no network in it; name one of the folders that it holds: folder"):
+        compat.jacobian_vae(tmp_path)
+    with pytest.raises(compat.CompatError, match=r"of the JL1-VAE code; iin.compat.jacobian_vae reads it"):
+        compat.load(folder)
     (folder / "model_args.p").write_bytes(b"\x80\x04nothing")
     with pytest.raises(compat.CompatError, match="damaged, or no pickle of plain values"):
         compat.jacobian_vae(folder)

@@ -67,6 +67,9 @@ def jacobian_vae(folder: str | Path) -> ConvVAE:
     folder = Path(folder)
     if not folder.is_dir():
         raise CompatError(f"{folder}: no folder; expected one with model_state_dict.pt and model_args.p")
+    inside = sorted(found.parent.name for found in folder.glob("*/model_state_dict.pt"))
+    if inside and not (folder / "model_state_dict.pt").exists():
+        raise CompatError(f"{folder}: no network in it; name one of the folders that it holds: {listed(inside)}")
     kind = folder / "model_type.txt"
     if kind.is_file():
         told = kind.read_text(errors="replace").strip()

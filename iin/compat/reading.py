@@ -118,6 +118,8 @@ def newest(path: Path) -> Path:
             return max(files, key=step_of)
     runs = sorted(checkpoints.parent.parent.name for checkpoints in path.glob("*/train/checkpoints"))
     hint = f"; it holds runs, name one of them: {listed(runs)}" if runs else ""
+    if (path / "model_args.p").is_file():
+        raise CompatError(f"{path}: is of the JL1-VAE code; iin.compat.jacobian_vae reads it")
     raise CompatError(
         f"{path}: no checkpoint of the original in it (expected train/checkpoints/model-<step>.ckpt){hint}"
     )
