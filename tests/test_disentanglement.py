@@ -671,5 +671,7 @@ def test_names_are_those_of_the_package() -> None:
 
 def test_a_posterior_is_no_code() -> None:
     posterior = Gaussian(torch.zeros(30, 2), torch.zeros(30, 2))
-    with pytest.raises(ValueError, match=r"mig: codes are a Gaussian, a distribution; expected \[N, D\]: take its mean"):
+    with pytest.raises(
+        ValueError, match=r"mig: codes are a Gaussian, a distribution; expected \[N, D\]: take its mean"
+    ):
         disentanglement.mig(posterior, torch.zeros(30, 2, dtype=torch.int64))  # type: ignore[arg-type]

@@ -70,7 +70,9 @@ def real_numbers(codes: Array, metric: str) -> np.ndarray:
         codes = codes.detach().cpu()
         codes = codes.float() if codes.is_floating_point() and codes.itemsize < 4 else codes
     if isinstance(getattr(codes, "mean", None), Tensor):
-        raise ValueError(f"{metric}: codes are a {type(codes).__name__}, a distribution; expected [N, D]: take its mean")
+        raise ValueError(
+            f"{metric}: codes are a {type(codes).__name__}, a distribution; expected [N, D]: take its mean"
+        )
     values = np.asarray(codes)
     if values.ndim != 2 or not values.shape[1]:
         raise ValueError(f"{metric}: codes {list(values.shape)}; expected [N, D], a row for each point")
