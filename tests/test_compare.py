@@ -209,3 +209,24 @@ def test_mistakes_are_one_line(
     lines = [line for line in capsys.readouterr().err.splitlines() if "named twice" not in line]
     assert len(lines) == 1 and lines[0].startswith("error: ") and complaint in lines[0]
     assert not (tmp_path / "page.html").exists()
+
+
+def test_what_was_swept_is_told_beside_runs_of_another_kind(swept: list[Path], tmp_path: Path) -> None:
+    other = {"target": "iin.systems.VAE", **{f"a{number}": number for number in range(8)}}
+    folders = [*swept, fabricate(tmp_path / "more", "other", scores(0.0, 0), **other)]
+    found = compare.compare(folders)
+    assert found.keys[0] == "system.params.gamma"
+    assert [group.label for group in found.groups] == ["run_0.0", "run_0.01", "run_0.1", "other"]
+    text, _ = page_of(folders)
+    rows = re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td>", text.split("Each run")[0])
+    assert rows == [("run_0.0", "0.0"), ("run_0.01", "0.01"), ("run_0.1", "0.1"), ("other", "—")]
+
+
+def test_a_long_list_of_settings_is_no_legend(swept: list[Path], tmp_path: Path) -> None:
+    more = [
+        fabricate(tmp_path / "more", f"more_{gamma}", scores(gamma, 0), gamma=gamma, **{f"a{k}": k for k in range(8)})
+        for gamma in (0.0, 0.1)
+    ]
+    text, _ = page_of([*swept, *more])
+    over = text.split("<h2>Over gamma</h2>")[1].split("</section>")[0]
+    assert "more_0.0</li>" in over and "a1=1" not in over

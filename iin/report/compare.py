@@ -108,14 +108,16 @@ def _first_table(comparison: Comparison, figures: Sequence[str]) -> str:
     groups, keys = comparison.groups, comparison.keys[:COLUMNS]
     names = short(comparison.keys)
     best = {name: _best(name, [group.mean(name) for group in groups]) for name in figures}
-    heads = [f'<th title="{escape(key)}">{escape(names[key])}</th>' for key in keys] or ["<th></th>"]
+    heads = [f'<th title="{escape(key)}">{escape(names[key])}</th>' for key in keys]
+    named = not keys or len(comparison.keys) > len(keys)  # else the columns tell all that the charts call a group by
+    heads = ["<th></th>"] * named + heads
     if comparison.seeds:
         heads.append("<th>runs</th>")
     heads += [_figure_head(name) for name in figures]
     rows = []
     for group in groups:
         cells = [f"<td>{escape(shown(group.settings.get(key, '—')))}</td>" for key in keys]
-        cells = cells or [f"<td>{escape(group.label)}</td>"]
+        cells = [f"<td>{escape(group.label)}</td>"] * named + cells
         if comparison.seeds:
             cells.append(f"<td>{len(group.runs)}</td>")
         cells += [_cell(group, name, best[name]) for name in figures]
@@ -303,6 +305,7 @@ def _pairs(comparison: Comparison, figures: Sequence[str]) -> str:
     others = [other for other in comparison.keys if other != key]
     for up, across in pairs:
         tracks: dict[str, list[tuple[float, Mark]]] = {}
+        members: dict[str, str] = {}
         for group in comparison.groups:
             value = number(group.settings.get(key))
             if not group.values(up) or not group.values(across):
@@ -316,7 +319,10 @@ def _pairs(comparison: Comparison, figures: Sequence[str]) -> str:
                 group.settings.get(key, ""),
             )
             tracks.setdefault(rest, []).append((value or 0.0, mark))
-        ordered = {rest: [mark for _, mark in sorted(marks, key=lambda m: m[0])] for rest, marks in tracks.items()}
+            members.setdefault(rest, rest if len(others) <= 3 else group.label)  # many settings tell a reader nothing
+        ordered = {
+            members[rest]: [mark for _, mark in sorted(marks, key=lambda m: m[0])] for rest, marks in tracks.items()
+        }
         drawing = compare_charts.against(ordered, explain(across).title, percent=explain(up).percent)
         drawn.append(parts.framed(explain(up).title, drawing, list(ordered)))
     body = "".join(drawn)

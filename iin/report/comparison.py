@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import statistics
@@ -92,7 +93,15 @@ def compare(folders: Sequence[Path]) -> Comparison:
         groups.append(Group(settings, ordered))
     groups.sort(key=_place(differing, groups))
     _label(groups, differing)
-    return Comparison(groups, differing, _notes(runs))
+    return Comparison(groups, _telling(differing, groups), _notes(runs))
+
+
+def _telling(keys: Sequence[str], groups: Sequence[Group]) -> list[str]:
+    """The settings again, first those that are all in which two groups differ: what was varied."""
+    pairs = list(itertools.combinations(groups, 2))
+    unlike = [[key for key in keys if a.settings.get(key) != b.settings.get(key)] for a, b in pairs]
+    varied = {names[0] for names in unlike if len(names) == 1}
+    return sorted(keys, key=lambda key: key not in varied)
 
 
 def _essential(run: Results) -> dict[str, str]:
@@ -139,11 +148,19 @@ def _label(groups: Sequence[Group], keys: Sequence[str]) -> None:
     for group in groups:
         group.label = " ".join(setting(names[key], group.settings[key]) for key in keys if key in group.settings)
     if len(keys) > 3 or not all(group.label for group in groups):
-        called = [word(group.runs[0].config, "name") or group.runs[0].name for group in groups]
+        called = [_common(group) for group in groups]
         if len(set(called)) < len(called):
             called = [group.runs[0].name for group in groups]
         for group, name in zip(groups, called, strict=True):
             group.label = name
+
+
+def _common(group: Group) -> str:
+    """What the configurations of a group are called; in a sweep over seeds, without the seed."""
+    names = [word(run.config, "name") or run.name for run in group.runs]
+    parts = zip(*(name.split("_") for name in names), strict=False)
+    alike = itertools.takewhile(lambda part: len(set(part)) == 1, parts)
+    return "_".join(part[0] for part in alike) or names[0]
 
 
 def setting(name: str, value: str) -> str:
