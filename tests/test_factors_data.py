@@ -222,10 +222,25 @@ def test_the_cache_of_dots_is_bounded_and_changes_nothing() -> None:
         ({"count": 0}, "count"),
         ({"radius": 0.7}, "0.7"),
         ({"cache": -1}, "cache"),
+        ({"cache": float("inf")}, "cache"),
+        ({"cache": float("nan")}, "cache"),
+        ({"size": 512, "radius": 0.49, "granularity": 256}, "GB"),  # which a machine would not survive
     ],
 )
 def test_arguments_of_dots_that_make_no_sense(arguments: dict[str, Any], word: str) -> None:
     refused(lambda: ThreeDots(**{"count": 10, **arguments}), word)
+
+
+def test_many_or_large_dots_are_drawn_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = ThreeDots(count=30, size=16, cache=0)[range(30)].image
+    laid = iin.data.dots._laid
+    counts: list[int] = []
+    monkeypatch.setattr("iin.data.dots._laid", lambda *given: counts.append(len(given[1])) or laid(*given))
+    monkeypatch.setattr("iin.data.dots._PIECE", 10_000)
+    assert torch.equal(ThreeDots(count=30, size=16, cache=0)[range(30)].image, whole)
+    assert counts == [17, 13]
+    monkeypatch.setattr("iin.data.dots._PIECE", 1)
+    assert torch.equal(ThreeDots(count=30, size=16, cache=0)[[3, 4]].image, whole[3:5])
 
 
 # --- sprites without a file -------------------------------------------------------------------------------------------
@@ -285,6 +300,7 @@ def test_sprites_have_smooth_edges_and_are_nowhere_cut_off() -> None:
         ({"size": 4}, "size"),
         ({"test_share": 1.5}, "test_share"),
         ({"places": 5000}, "combinations"),
+        ({"cache": float("nan")}, "cache"),
     ],
 )
 def test_arguments_of_sprites_that_make_no_sense(arguments: dict[str, Any], word: str) -> None:
@@ -434,6 +450,7 @@ def test_npz_files_of_another_kind(tmp_path: Path) -> None:
     refused(mpi3d(tmp_path, images=image.astype(np.float32)), "float32", "uint8 [N, H, W, 3]")
     refused(mpi3d(tmp_path, images=image[0, 0, 0]), "[3]", "uint8 [N, H, W, 3]")
     refused(mpi3d(tmp_path, images=image[..., 0]), "[288, 8, 8]", "[N, 64, 64, 3]")
+    refused(mpi3d(tmp_path, images=image[:, :0]), "[288, 0, 8, 3]", "at least one pixel")
     refused(mpi3d(tmp_path, images=np.array({"a": 1}, object)), "pickled")
     refused(mpi3d(tmp_path, images=image), "288 images", "6 x 6 x 2 x 3 x 3 x 40 x 40", "1,036,800", "factor_sizes")
     refused(lambda: MPI3D("all", "toy", tmp_path, factor_sizes=(4, 72)), "factor_sizes", "7")
@@ -461,6 +478,38 @@ def test_damaged_files(tmp_path: Path) -> None:
         spoilt[place] ^= 0xFF
     path.write_bytes(bytes(spoilt))
     refused(lambda: make()[[0]], "mpi3d_toy.npz", "damaged", "fetch it again")
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("size", [100, iin.data.bank.SMALL])
+def test_damage_anywhere_is_one_line(packing: int, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(iin.data.bank, "SMALL", size)
+    monkeypatch.setenv("IIN_CACHE", str(tmp_path / "cache"))
+    path = fabricate.mpi3d(tmp_path) / "mpi3d_toy.npz"
+    with zipfile.ZipFile(path) as archive:
+        array = archive.read("images.npy")
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        archive.writestr("images.npy", array)
+        start, length = archive.infolist()[0].header_offset, archive.infolist()[0].compress_size
+    content = path.read_bytes()
+    assert MPI3D("all", "toy", tmp_path, 8, factor_sizes=SMALL)[[0]].image.shape == (1, 3, 8, 8)
+    # Of the name before the array, of its header, and, where a sum tells of it, of the array itself.
+    for first in (start + 30, start + 100, *([length // 2] if packing else [])):
+        path.write_bytes(content[:first] + b"\xff" * 80 + content[first + 80 :])
+        monkeypatch.setenv("IIN_CACHE", str(tmp_path / f"cache{first}"))  # where nothing is unpacked yet
+        refused(
+            lambda: MPI3D("all", "toy", tmp_path, 8, factor_sizes=SMALL)[[0, 287]], "mpi3d_toy.npz", "fetch it again"
+        )
+    assert not list(tmp_path.glob("cache*/**/*.tmp"))
+
+
+def test_sprites_of_other_levels_than_published_are_refused(tmp_path: Path) -> None:
+    data = dsprites(tmp_path, lambda arrays: arrays.update(imgs=255 * arrays["imgs"]))()
+    refused(lambda: data[[0, 5]], "imgs has pixels of 255", "expected 0 to 1")  # type: ignore[index]
+
+
+def test_four_in_one_wants_a_count(tmp_path: Path) -> None:
+    refused(lambda: MPI3DMulti(root=tmp_path, count=0), "count", "found 0")
 
 
 def dsprites(root: Path, change: Callable[[dict[str, np.ndarray]], object]) -> Callable[[], object]:

@@ -7,10 +7,13 @@ compressed is unpacked once into a file below the cache folder, and is mapped fr
 from __future__ import annotations
 
 import logging
+import lzma
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +33,8 @@ log = logging.getLogger("iin")
 
 SMALL = 256 * 10**6
 """Bytes up to which a compressed array is read into memory."""
+_DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError, EOFError, OSError, ValueError)
+"""What reading a damaged archive may end in; the header of an array is a line of Python."""
 _PIECE = 16 * 10**6
 """Bytes that are unpacked at once."""
 
@@ -71,9 +76,20 @@ class _Npz:
         self.keys = list(self.members)
 
     def about(self, key: str) -> tuple[tuple[int, ...], np.dtype]:
-        with zipfile.ZipFile(self.path) as archive, archive.open(self.members[key]) as file:
+        with self._member(key) as file:
             shape, _, dtype = _header(self.path, key, file)
         return shape, dtype
+
+    @contextmanager
+    def _member(self, key: str) -> Iterator[IO[bytes]]:
+        """One file of the archive; that it cannot be opened is told as damage."""
+        with zipfile.ZipFile(self.path) as archive:
+            try:
+                file = archive.open(self.members[key])
+            except (*_DAMAGE, RuntimeError, NotImplementedError) as error:  # it is encrypted, or packed as none can
+                raise _damaged(self.path, error) from None
+            with file:
+                yield file
 
     def stamp(self, key: str) -> str:
         return f"{self.members[key].CRC} {self.members[key].file_size}"
@@ -98,14 +114,14 @@ class _Npz:
 
     def whole(self, key: str) -> np.ndarray:
         try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(self.members[key]) as file:
+            with self._member(key) as file:
                 return np.lib.format.read_array(file, allow_pickle=False)
-        except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        except _DAMAGE as error:
             raise _damaged(self.path, error) from None
 
     def pieces(self, key: str, size: int) -> Iterator[np.ndarray]:
         """``size`` rows at a time."""
-        with zipfile.ZipFile(self.path) as archive, archive.open(self.members[key]) as file:
+        with self._member(key) as file:
             shape, fortran, dtype = _header(self.path, key, file)
             if fortran:
                 raise ValueError(f"{self.path}: {key} is stored column by column; save it with numpy.ascontiguousarray")
@@ -114,7 +130,7 @@ class _Npz:
                 wanted = min(size, shape[0] - start) * row
                 try:
                     content = file.read(wanted)
-                except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                except _DAMAGE as error:
                     raise _damaged(self.path, error) from None
                 if len(content) < wanted:
                     raise _damaged(self.path, ValueError(f"{key} is cut off"))
@@ -188,7 +204,7 @@ def _header(path: Path, key: str, file: IO[bytes]) -> tuple[tuple[int, ...], boo
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGE as error:
         raise _damaged(path, error) from None
     if dtype.hasobject:
         raise ValueError(f"{path}: {key} holds pickled objects, which may run code, and is not read")
@@ -216,6 +232,8 @@ class Bank:
             raise ValueError(
                 f"{path}: {key} is {dtype} {list(self.shape)}; expected uint8 [N, H, W, 3], or [N, H, W] of grey images"
             )
+        if not math.prod(self.shape[1:]):
+            raise ValueError(f"{path}: {key} is uint8 {list(self.shape)}; expected images of at least one pixel")
         self.stamp = f"{key} {file.stamp(key)} {self.shape}"
         self._array: Tensor | Mapped | None = None
 
@@ -321,5 +339,10 @@ class Filed(Grid):
         """Images ``[B, C, size, size]`` of factors ``[B, F]`` that are in range."""
         level = self.bank[self.index(factors)]
         if self._white != 255:
+            if level.numel() and (most := int(level.max())) > self._white:
+                raise ValueError(
+                    f"{self.bank.path}: {self.bank.key} has pixels of {most}; expected 0 to {self._white}, as the "
+                    "published file has them"
+                )
             level = level * (255 // self._white)
         return resize(level, self.size).float().div_(127.5).sub_(1)

@@ -30,8 +30,10 @@ _SIDES = 72
 """The circle is drawn as a regular polygon."""
 _CORNER = 65536
 """A corner is rounded to these parts of a point."""
-_PIECE = 64
-"""Images that are drawn at once: their points fit into a processor's cache."""
+_PIECE = 2**19
+"""Pixels that are drawn at once: their points fit into a processor's cache."""
+_MOST = 10**9
+"""Bytes that dots at all places may take at most."""
 
 
 class ThreeDots(Factored):
@@ -80,6 +82,12 @@ class ThreeDots(Factored):
                 "ThreeDots: expected count and dots of at least 1, radius between 0 and 0.5, and cache of at least 0; "
                 f"found {count}, {dots}, {radius:g} and {cache:g}"
             )
+        taken = 16 * (granularity * _side(size, radius)) ** 2
+        if taken > _MOST:
+            raise ValueError(
+                f"ThreeDots: dots at {granularity}x{granularity} places of {size}x{size} pixels would take "
+                f"{taken / 1e9:.1f} GB; expected at most {_MOST / 1e9:g}: lower granularity, size or radius"
+            )
         self.factor_sizes = (granularity,) * (2 * dots)
         self.factor_names = tuple(f"{axis}{dot}" for dot in range(dots) for axis in "xy")
         self.size, self.dots, self.radius, self.granularity = size, dots, radius, granularity
@@ -112,8 +120,9 @@ class ThreeDots(Factored):
         stamps = _stamps(self.size, self.granularity, self.radius)
         out = np.empty((len(factors), self.size, self.size), np.uint8)
         places = factors.numpy().reshape(len(factors), self.dots, 2)
-        for start in range(0, len(out), _PIECE):
-            out[start : start + _PIECE] = _laid(stamps, places[start : start + _PIECE], self.size)
+        piece = max(1, _PIECE // (self.size + 2 * stamps.side) ** 2)
+        for start in range(0, len(out), piece):
+            out[start : start + piece] = _laid(stamps, places[start : start + piece], self.size)
         return torch.from_numpy(out)[:, None]
 
 
@@ -182,9 +191,9 @@ def _bits(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def _stamps(size: int, granularity: int, radius: float) -> _Stamps:
     """Dots at all places of an image."""
     centre = np.floor(size * (np.arange(granularity) / (granularity - 1)) * _FINE * _UNITS) / _UNITS
-    reach = int(size * radius * _FINE * _UNITS) / _UNITS
+    reach = _reach(size, radius)
     corner = np.floor((centre - reach - 1) / _FINE).astype(np.int64)
-    side = math.ceil((2 * reach + 3) / _FINE) + 1
+    side = _side(size, radius)
     local = centre - corner * _FINE
     halves: list[list[np.ndarray]] = [[], []]
     for y in local:  # a row of places at once: all of them would take gigabytes
@@ -199,6 +208,16 @@ def _stamps(size: int, granularity: int, radius: float) -> _Stamps:
         for half in range(2):
             halves[half].append(packed[:, :, half].reshape(granularity, -1))
     return _Stamps(corner, np.concatenate(halves[0]), np.concatenate(halves[1]), side)
+
+
+def _reach(size: int, radius: float) -> float:
+    """Radius of a dot in points."""
+    return int(size * radius * _FINE * _UNITS) / _UNITS
+
+
+def _side(size: int, radius: float) -> int:
+    """Pixels on a side of a stamp."""
+    return math.ceil((2 * _reach(size, radius) + 3) / _FINE) + 1
 
 
 def _rows(x: np.ndarray, y: np.ndarray, reach: float, height: int) -> tuple[np.ndarray, np.ndarray]:

@@ -238,9 +238,14 @@ class Kept:
         count: items of the data set.
         shape: of an image, ``(C, H, W)``.
         gigabytes: that the images may take at most; memory is taken as they come.
+
+    Raises:
+        ValueError: this is no number of gigabytes.
     """
 
     def __init__(self, count: int, shape: tuple[int, ...], gigabytes: float) -> None:
+        if not 0 <= gigabytes < math.inf:
+            raise ValueError(f"cache: expected gigabytes, 0 or more, found {gigabytes}")
         self.count, self.shape, self.gigabytes = count, shape, gigabytes
         self.room = min(count, int(gigabytes * 1e9) // math.prod(shape))
         # Pages of zeros take no memory before they are written to, which is why numpy makes them.

@@ -136,7 +136,9 @@ class MPI3DMulti(Factored):
         seed: NonNegativeInt = 0,
         factor_sizes: Sequence[int] | None = None,
     ) -> None:
-        check(split, count)
+        check(split, 1)
+        if count < 1:
+            raise ValueError(f"count: expected at least 1 image, found {count}")
         if factors not in ("moving", "published"):
             raise ValueError(f"factors: expected 'moving' or 'published', found {factors!r}")
         self.bank, self._sizes = _open(variant, root, factor_sizes)
