@@ -409,6 +409,28 @@ def test_arrays_that_are_none_are_refused(score: Callable[..., Any]) -> None:
     refused("points; expected at least", score, codes[:1], factors[:1])
 
 
+@OF_ARRAYS
+def test_codes_beyond_single_precision_and_ragged_ones_are_refused(score: Callable[..., Any]) -> None:
+    factors = grid(5, 6)
+    for codes in (1e300 * factors, -1e39 * factors):
+        refused(rf"{score.__name__}: codes reach .*; expected at most 3.4e\+38", score, codes, factors)
+    refused(f"{score.__name__}: codes are rows of different lengths", score, [[1.0, 2.0], [3.0]], factors)
+
+
+def test_the_scale_of_codes_does_not_matter() -> None:
+    codes = np.random.RandomState(0).randn(200, 4) @ np.random.RandomState(1).randn(4, 4)
+    factors = np.random.RandomState(2).randint(0, 3, (200, 2))
+    expected = unsupervised(codes)
+    for scale in (1e38 / np.abs(codes).max(), 1e-100, 1e-300):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = unsupervised(codes * scale)
+            assert np.isfinite(list(explicitness(codes * scale, factors).values())).all()
+        for name in ("total_correlation", "wasserstein_normalised", "mutual_information"):
+            assert found[name] == pytest.approx(expected[name], rel=1e-9), (name, scale)
+        assert found["wasserstein"] == pytest.approx(expected["wasserstein"] * scale**2, rel=1e-9)
+
+
 def test_too_few_points_codes_or_factors_are_refused() -> None:
     factors = grid(4, 4)
     codes = factors.astype(float)

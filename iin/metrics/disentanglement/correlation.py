@@ -43,6 +43,10 @@ def unsupervised(codes: Array, *, bins: int = 20) -> dict[str, float]:
     told = mutual_information(*(discretise(values, bins),) * 2)
     pairs = (told.sum() - np.trace(told)) / (dim * (dim - 1))
     moving = values[:, (values != values[:1]).any(0)].astype(np.float64)
+    # Squares of squares are taken, which the smallest numbers do not have; and nothing but the scale hangs on it.
+    scale = np.abs(moving).max(initial=0.0) or 1.0
+    moving = moving / scale
+    moving = moving[:, moving.var(0) > 0]
     correlation = distance = share = 0.0
     if moving.shape[1]:
         covariance = np.atleast_2d(np.cov(moving, rowvar=False))
@@ -55,7 +59,7 @@ def unsupervised(codes: Array, *, bins: int = 20) -> dict[str, float]:
         correlation = float(-0.5 * logdet) if sign > 0 else float("inf")
     return {
         "total_correlation": correlation,
-        "wasserstein": distance,
+        "wasserstein": distance * scale**2,
         "wasserstein_normalised": share,
         "mutual_information": float(pairs),
     }

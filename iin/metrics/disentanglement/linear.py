@@ -116,7 +116,8 @@ def explicitness(
     """
     values, numbers, test_values, test_numbers = split(codes, factors, test, seed, "explicitness")
     mean, deviation = values.mean(0, dtype=np.float64), values.std(0, dtype=np.float64)
-    constant = (values == values[:1]).all(0)  # its deviation may be rounding
+    # The deviation of a constant code may be rounding, and that of the smallest numbers 0.
+    constant = (values == values[:1]).all(0) | (deviation == 0)
     scale = np.where(constant, 0.0, 1.0 / np.where(constant, 1.0, deviation))
     parts = ((values - mean) * scale, numbers), ((test_values - mean) * scale, test_numbers)
     areas = np.empty((2, numbers.shape[1]))

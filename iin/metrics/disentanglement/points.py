@@ -28,6 +28,8 @@ __all__ = [
 
 Array = np.ndarray | Tensor
 """What the functions of this package take; they answer numbers."""
+_MOST = float(np.finfo(np.float32).max)
+"""Of a code: trees work in single precision, and squares of squares are to be finite in double precision."""
 Points = tuple[Array, Array]
 """Codes ``[N, D]`` and factors ``[N, F]``."""
 
@@ -61,7 +63,7 @@ def enough(points: int, bins: int | None, metric: str) -> None:
 
 
 def real_numbers(codes: Array, metric: str) -> np.ndarray:
-    """Codes ``[N, D]``, float32 or float64, all finite.
+    """Codes ``[N, D]``, float32 or float64, all within the range of float32.
 
     Raises:
         ValueError: they are not.
@@ -73,7 +75,10 @@ def real_numbers(codes: Array, metric: str) -> np.ndarray:
         raise ValueError(
             f"{metric}: codes are a {type(codes).__name__}, a distribution; expected [N, D]: take its mean"
         )
-    values = np.asarray(codes)
+    try:
+        values = np.asarray(codes)
+    except ValueError:
+        raise ValueError(f"{metric}: codes are rows of different lengths; expected [N, D]") from None
     if values.ndim != 2 or not values.shape[1]:
         raise ValueError(f"{metric}: codes {list(values.shape)}; expected [N, D], a row for each point")
     if values.dtype.kind not in "fiub":
@@ -87,6 +92,8 @@ def real_numbers(codes: Array, metric: str) -> np.ndarray:
             f"{metric}: code {column} of point {row} is {values[row, column]} ({len(wrong)} such values); "
             "expected finite numbers"
         )
+    if values.size and (most := float(np.abs(values).max())) > _MOST:
+        raise ValueError(f"{metric}: codes reach {most:.1e}; expected at most {_MOST:.1e}, as single precision holds")
     return values
 
 
