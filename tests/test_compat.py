@@ -700,3 +700,15 @@ def test_architecture_builds_the_same_network(tmp_path: Path, name: str) -> None
     assert {k: v.shape for k, v in built.state_dict().items()} == {
         k: v.shape for k, v in compat.load(path).state_dict().items()
     }
+
+
+@pytest.mark.parametrize("size", [10**12, 10**30])
+def test_sizes_that_no_memory_holds_are_refused(size: int) -> None:
+    with pytest.raises(compat.CompatError, match=f"latent_dim is {size}, expected a whole number from 1 to 65536"):
+        compat.jacobian.conv_vae({}, {"latent_dim": size})
+
+
+def test_names_of_arguments_are_told_in_one_line() -> None:
+    with pytest.raises(compat.CompatError, match="unknown arguments: ") as caught:
+        compat.jacobian.conv_vae({}, {"latent_dim": 3, "a\nb": 1})
+    assert "\n" not in str(caught.value)

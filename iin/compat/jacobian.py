@@ -45,6 +45,9 @@ PARTS = {
 MOST = 1 << 20
 """Bytes that a file of arguments has at most; real ones have less than a thousand."""
 
+LARGEST = 1 << 16
+"""Of an argument; those of published networks have at most 4096."""
+
 
 def jacobian_vae(folder: str | Path) -> ConvVAE:
     """The network in a folder that the JL1-VAE code wrote, ``cache_batch_no<N>``.
@@ -132,16 +135,16 @@ def _checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not isinstance(arguments, Mapping):
         raise CompatError(f"expected arguments by name, found {type(arguments).__name__}")
-    if unknown := [str(name) for name in arguments if name not in ARGUMENTS]:
+    if unknown := [_short(name).strip("'") for name in arguments if name not in ARGUMENTS]:
         raise CompatError(f"unknown arguments: {listed(unknown)}; expected {', '.join(ARGUMENTS)}")
     told, wrong = {**ARGUMENTS, **arguments}, []
     for name, default in ARGUMENTS.items():
         value = told[name]
         if isinstance(default, list):
             if not isinstance(value, list | tuple) or not all(_counts(number) for number in value):
-                wrong.append(f"{name} is {_short(value)}, expected a list of whole numbers of at least 1")
+                wrong.append(f"{name} is {_short(value)}, expected a list of whole numbers from 1 to {LARGEST}")
         elif not _counts(value):
-            wrong.append(f"{name} is {_short(value)}, expected a whole number of at least 1")
+            wrong.append(f"{name} is {_short(value)}, expected a whole number from 1 to {LARGEST}")
     if not wrong and list(told["gen_conv_layers_channels"])[-1:] != [told["im_channels"]]:
         wrong.append(
             f"gen_conv_layers_channels ends in {_short(told['gen_conv_layers_channels'][-1:])}, expected im_channels = "
@@ -153,7 +156,7 @@ def _checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _counts(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST
 
 
 def _short(value: Any) -> str:
