@@ -17,6 +17,8 @@ from original import autoencoder_state, classifier_state, flow_state
 from runs import evaluate, only, train
 from test_compat import write
 from test_compat_conditional import forward, random_state
+from test_vae import small as small_vae
+from test_vae import written
 from torch import Tensor
 
 from iin import compat
@@ -359,3 +361,32 @@ def test_the_page_names_what_goes_with_the_published_faces(
         assert train("-b", "resnet/animalfaces/fc", "faces.yaml", flow, *short, "--dry-run") == code
     line = errors()
     assert "149" in line and f"{FLOW}.original" in line and line.count("\n") == 1
+
+
+def test_a_published_jl1_vae_in_a_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, errors: Errors
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = small_vae().eval()
+    written(Path("cache_batch_no300000"), model)
+    dots = {"target": "iin.data.ThreeDots", "params": {"count": 12, "size": 8, "dots": 1, "radius": 0.2}}
+    network = {"target": "iin.compat.jacobian_vae", "params": {"folder": "cache_batch_no300000"}}
+    config = {
+        "name": "jl1",
+        "data": {"train": dots, "test": dots},
+        "system": {"target": "iin.systems.JacobianVAE", "params": {"model": network}},
+        "train": {"steps": 0, "batch_size": 4},
+        "evaluate": {"reconstruction": {"target": "iin.metrics.Reconstruction"}},
+    }
+    Path("jl1.yaml").write_text(yaml.safe_dump(config))
+    assert train("-b", "jl1.yaml") == 0
+    image = torch.rand(2, 1, 8, 8) * 2 - 1
+    run = only(Path("logs")).folder
+    system: Any = load(run).system
+    assert torch.equal(system.posterior(image).mean, model.encode(image).mean)
+    assert train("-r", str(run), "train.steps=2") == 0
+    system = load(run).system
+    assert not torch.equal(system.posterior(image).mean, model.encode(image).mean)
+    errors()
+    assert train("-b", "jl1.yaml", "system.params.model.params.folder=gone", "--dry-run") == 2
+    assert errors() == "error: system: gone: no folder; expected one with model_state_dict.pt and model_args.p\n"

@@ -18,7 +18,16 @@ __all__ = ["PACKAGES", "build", "is_node", "packages", "resolve", "trust"]
 PACKAGES = ("iin", "torch.nn", "torchvision.models")
 """Where targets may come from without being allowed on the command line."""
 
-_BUILDABLE = ("iin.data", "iin.first_stage", "iin.flows", "iin.losses", "iin.metrics", "iin.models", "iin.systems")
+_BUILDABLE = (
+    "iin.compat.jacobian",
+    "iin.data",
+    "iin.first_stage",
+    "iin.flows",
+    "iin.losses",
+    "iin.metrics",
+    "iin.models",
+    "iin.systems",
+)
 """Of this package, what configurations build. All else reads configurations, writes runs or fetches files, and a target
 there could allow itself any package, or write where it likes."""
 
