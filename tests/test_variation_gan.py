@@ -453,16 +453,25 @@ def test_pictures_show_every_number_and_every_class() -> None:
     with torch.no_grad():
         pictures, again = system.images(batch()), system.images(batch())
     assert {name: picture.images.shape[:2] for name, picture in pictures.items() if picture.images.ndim == 5} == {
-        "traversals": (4, 10),
+        "traversals": (4, 9),
         "classes": (8, 3),
     }
     for name in ("fixed_samples", "traversals", "classes"):
         assert torch.equal(pictures[name].images, again[name].images)
     assert not torch.equal(pictures["samples"].images, again["samples"].images)
     rows = pictures["traversals"].images
-    # The value 0.4 k - 2 in row d and column k stands in the place of that number; elsewhere codes are the same.
-    assert not torch.equal(rows[0, 0], rows[0, 9]) and not torch.equal(rows[0, 0], rows[1, 0])
+    assert not torch.equal(rows[0, 0], rows[0, 8]) and not torch.equal(rows[0, 0], rows[1, 0])
     assert rows.abs().max() <= 1
+    loop = pictures["traversals"].loop
+    assert loop is not None and loop.labels == ("class", *pictures["traversals"].labels)
+    assert loop.images.shape[:2] == (5, 17) and loop.ends == ("-2", "2")
+
+
+@pytest.mark.parametrize(("latent", "bounds"), [("uniform", (-2, 2)), ("truncated", (-2, 2)), ("normal", None)])
+def test_bounds_are_those_of_the_codes_drawn(latent: Any, bounds: tuple[float, float] | None) -> None:
+    system = gan(latent=latent)
+    drawn = system.latents(2000, torch.Generator().manual_seed(0))[:, system.discrete :]
+    assert system.bounds == bounds and (drawn.abs().max() > 2) == (bounds is None)
 
 
 def test_metrics_measure_it() -> None:

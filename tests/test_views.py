@@ -66,7 +66,7 @@ def close(a: Tensor, b: Tensor) -> None:
 @pytest.mark.parametrize("count", [1, 2, 3, 13, 16, 40])
 def test_batches_of_any_size_give_all_pictures(count: int, channels: int, paired: bool) -> None:
     data = batch(count, channels, paired)
-    general = {"inputs", "reconstructions", "samples", "fixed_samples"}
+    general = {"inputs", "reconstructions", "samples", "fixed_samples", "traversals"}
     factors = {f"{kind}_{name}" for kind in ("swap", "line") for name in ("concept_0", "residual")}
     expected = [
         (AutoencoderSystem(autoencoder(channels)), general),

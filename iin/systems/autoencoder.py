@@ -256,7 +256,7 @@ class Autoencoder(System):
         return self.decode(standard_normal(n, self.model.dim, self.logvar, generator))
 
     def images(self, batch: Any) -> dict[str, Picture]:
-        return views.overview(self, batch)
+        return {**views.overview(self, batch), "traversals": views.traversals(self, self.encode(batch.image[:1])[0])}
 
 
 _perceptual = perceptual  # the argument of Autoencoder has the same name

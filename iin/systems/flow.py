@@ -260,11 +260,13 @@ class LatentFlow(System):
     def images(self, batch: Any) -> dict[str, Picture]:
         if not self.decodes:
             return {}
+        one = batch.image[:1]
+        turned = views.traversals(self, self.encode(one)[0], self.represent(one))
         if self.conditional:
-            return views.invariances(self, batch)
+            return {**views.invariances(self, batch), "traversals": turned}
         start, end = (image[: views.LINES] for image in views.partners(batch))
         steps = self.line(self.encode(start), self.encode(end), views.STEPS)
-        return {**views.overview(self, batch), "line": views.line(start, steps, end)}
+        return {**views.overview(self, batch), "line": views.line(start, steps, end), "traversals": turned}
 
 
 def _further(context: Tensor | None) -> tuple[Tensor, ...]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from iin.system import Picture
+from iin.systems import views
 
 __all__ = ["LinearCode", "LinearErrors", "linear_code"]
 
@@ -32,17 +33,27 @@ class LinearCode(nn.Module):
         components: ``[D, L]``: the image's change with each number of the code, its Jacobian.
         mean: of the images ``[D]``.
         shape: of an image, ``(C, H, W)``.
+        deviation: standard deviation of each number of the code ``[L]``; default: 1.
     """
 
-    def __init__(self, to_code: Tensor, components: Tensor, mean: Tensor, shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        to_code: Tensor,
+        components: Tensor,
+        mean: Tensor,
+        shape: tuple[int, int, int],
+        deviation: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.shape, self.dim = shape, components.shape[1]
-        for name, value in {"to_code": to_code, "components": components, "mean": mean}.items():
+        deviation = torch.ones_like(components[0]) if deviation is None else deviation
+        for name, value in {"to_code": to_code, "components": components, "mean": mean, "deviation": deviation}.items():
             self.register_buffer(name, value)
 
     to_code: Tensor
     components: Tensor
     mean: Tensor
+    deviation: Tensor
 
     def encode(self, image: Tensor) -> Tensor:
         """Codes ``[B, L]`` of images ``[B, C, H, W]`` in [-1, 1].
@@ -83,6 +94,10 @@ class LinearCode(nn.Module):
             "Components",
             "How the image changes with each number of the code: grey where it does not; one scale for all.",
         )
+
+    def traversals(self, image: Tensor) -> Picture:
+        """What each number of the code does to an image ``[1, C, H, W]`` in [-1, 1], and the same in motion."""
+        return views.traversals(self, self.encode(image)[0], of="an image")
 
 
 def linear_code(
@@ -130,8 +145,9 @@ def linear_code(
         if any(issubclass(warning.category, exceptions.ConvergenceWarning) for warning in caught):
             warnings.warn(f"ICA has not converged in {iterations} iterations; raise iterations", stacklevel=2)
         to_code, components = fitted.components_, fitted.mixing_
-    told, back, mean = (
-        torch.from_numpy(np.array(part)).to(image.dtype) for part in (to_code, components, fitted.mean_)
+    deviation = ((values - fitted.mean_) @ to_code.T).std(axis=0)
+    told, back, mean, spread = (
+        torch.from_numpy(np.array(part)).to(image.dtype) for part in (to_code, components, fitted.mean_, deviation)
     )
     channels, height, width = image.shape[1:]
-    return LinearCode(told, back, mean, (channels, height, width))
+    return LinearCode(told, back, mean, (channels, height, width), spread)

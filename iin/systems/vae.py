@@ -117,7 +117,7 @@ class Variational(System):
         code = self.encode(image)
         return {
             **views.overview(self, batch),
-            "traversals": views.traversals(self.decode, code[0]),
+            "traversals": views.traversals(self, code[0]),
             "jacobian": views.columns(self.jacobian(code), image),
         }
 

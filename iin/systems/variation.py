@@ -41,8 +41,6 @@ BETAS = (0.0, 0.99)
 """Decay rates of Adam for both players, of which each has a power."""
 SOFTENED = 4 / 5
 """What the generator's rates are scaled by: as if it too had a penalty, at each fourth step. It has none."""
-STEPS = 10
-"""Images in a row of a traversal."""
 CODES = 8
 """Codes of which all classes are shown."""
 
@@ -183,6 +181,11 @@ class VariationGAN(System):
         return self
 
     # --- codes --------------------------------------------------------------------------------------------------------
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Between which the continuous numbers of a code lie; None where they may be of any size."""
+        return None if self.latent == "normal" else (-REACH, REACH)
 
     def latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Codes drawn at random ``[n, dim]``; from the generator, or from torch's own.
@@ -359,17 +362,9 @@ class VariationGAN(System):
 
     def _traversals(self) -> Picture:
         code = self.latents(1, torch.Generator().manual_seed(1))[0]
-        # As published, traversals start from a normal code, and leave out the upper end.
+        # As published, traversals start from a normal code.
         code[self.discrete :] = torch.randn(self.continuous, generator=torch.Generator().manual_seed(1)).to(code)
-        values = -REACH + 2 * REACH / STEPS * torch.arange(STEPS).to(code)
-        codes = code.repeat(self.continuous, STEPS, 1)  # [C, STEPS, dim]
-        codes[..., self.discrete :].diagonal(dim1=0, dim2=2).copy_(values[:, None].expand(STEPS, self.continuous))
-        return Picture(
-            self.decode(codes.flatten(0, 1)).unflatten(0, codes.shape[:2]),
-            "Latent traversals",
-            f"In each row one continuous number of a random code goes from {-REACH:g} to {float(values[-1]):g}, in the "
-            "order of the code; the others stay.",
-        )
+        return views.traversals(self, code, of="a random code")
 
     def _classes(self) -> Picture:
         codes = self.latents(CODES, torch.Generator().manual_seed(2)).repeat_interleave(self.discrete, 0)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from iin.system import Picture
+from iin.system import Loop, Picture
+from iin.systems.latents import REACH, Latents, heads
 
 __all__ = [
     "Generative",
@@ -39,8 +39,10 @@ VISIBLE = 8
 MANY = 32
 """Samples that maps of mean and deviation are taken of."""
 
-REACH = 2.0
-"""How far traversals go from 0, to both sides: nearly all draws from a standard normal lie within."""
+VALUES, WAYS = 9, 2
+"""Values in a row of a traversal, and steps of its animation from one of these to the next."""
+ROWS, PANELS = 32, 16
+"""Up to so many latents all are shown; of more, so many: as many as an animation has panels."""
 CONTRAST = 20.0
 """Grey levels of 255 that a derivative of 1 stands for, of images in [0, 1]; as published, the same for every model."""
 
@@ -148,21 +150,47 @@ def spread(system: Any, context: Tensor, generator: torch.Generator, count: int 
     return mean, 2 * deviation - 1
 
 
-def traversals(decode: Callable[[Tensor], Tensor], code: Tensor) -> Picture:
-    """What each number of a code does: a row each, in which it alone changes.
+@torch.no_grad()
+def traversals(system: Any, z: Tensor, context: Tensor | None = None, of: str = "the first test image") -> Picture:
+    """What each latent does: a row each, in which it alone changes, and the same in motion.
+
+    Of many latents, only those are shown that move the image most. Classes have no row, but a panel of the animation.
 
     Args:
-        decode: codes ``[N, L]`` -> images ``[N, C, H, W]``.
-        code: of the image that it is tried on ``[L]``.
+        system: any that makes images of latents; see `iin.systems.latents`.
+        z: code that it is tried on ``[dim]``.
+        context: of a conditional flow, the representation that the images have ``[1, ...]``.
+        of: whose code it is.
     """
-    values = torch.linspace(-REACH, REACH, STEPS).to(code)
-    codes = code.repeat(len(code), STEPS, 1)  # [L, STEPS, L]
-    codes.diagonal(dim1=0, dim2=2).copy_(values[:, None].expand(STEPS, len(code)))
+    latents = Latents(system)
+    order = latents.strongest(latents.strengths(z[None], context))
+    chosen = order if len(order) <= ROWS else order[:PANELS]
+    steps = WAYS * (VALUES - 1) + 1  # each value of the picture is among those of the animation
+    ends = [latents.range(index) for index in chosen]
+    codes = [
+        latents.moved(z, index, torch.linspace(*two, steps if place < PANELS else VALUES))
+        for place, (index, two) in enumerate(zip(chosen, ends, strict=True))
+    ]
+    made = latents.decode(torch.cat(codes), context).split([len(part) for part in codes])
+    rows = torch.stack([row[:: WAYS if place < PANELS else 1] for place, row in enumerate(made)])
+    moving, labels = list(made[:PANELS]), [latents.names[index] for index in chosen]
+    panels = labels[:PANELS]
+    if latents.discrete:
+        each = [frame * latents.discrete // steps for frame in range(steps)]
+        moving, panels = [latents.decode(latents.classed(z, each), context), *moving], ["class", *panels]
+    shown = "Those that move the image most stand first."
+    if len(chosen) < len(order):
+        shown = f"These are the {len(chosen)} of {len(latents)} that move the image most, the strongest first."
+    low, high = latents.bounds or (-REACH, REACH)
+    values = heads(torch.linspace(low, high, VALUES))
+    way = f"from {values[0]} to {values[-1]}{' deviations' if latents.bounds is None else ''}"
     return Picture(
-        decode(codes.flatten(0, 1)).unflatten(0, codes.shape[:2]),
+        rows,
         "Latent traversals",
-        f"In each row one number of the first test image's code goes from {-REACH:g} to {REACH:g}, in the order of the "
-        "code; the others stay.",
+        f"In each row one latent of {of} goes {way}; all others stay. {shown}",
+        labels=tuple(labels),
+        heads=values,
+        loop=Loop(torch.stack(moving), tuple(panels), (values[0], values[-1])),
     )
 
 
