@@ -22,7 +22,7 @@ from iin.cli import report as command
 from iin.record import encode
 from iin.report import compare, compare_charts, comparison
 from iin.report.compare_charts import Mark
-from iin.system import Picture
+from iin.system import Loop, Picture
 
 
 def fabricate(
@@ -93,6 +93,16 @@ def test_the_page_is_whole_and_fetches_nothing(swept: list[Path]) -> None:
     rows = re.findall(r"<tr>(.*?)</tr>", table)
     assert len(rows) == 3 and all(re.sub(r"<.*?>", " ", row).split()[1] == "2" for row in rows)
     assert "0.3050<small>± 0.0071</small>" in rows[0]  # 0.01 / sqrt(2)
+
+
+def test_what_moves_stands_beside_each_other(swept: list[Path]) -> None:
+    level = torch.linspace(-1, 1, 3).view(1, 3, 1, 1, 1).expand(2, 3, 1, 8, 8)
+    for folder in swept:
+        pictures.write(folder / "images", {"traversals": Picture(level, "Traversals", loop=Loop(level))}, 40)
+    page, reader = page_of(swept)
+    assert len([source for source in reader.sources if source.startswith("data:image/webp")]) == 3  # one a group
+    block = page.split("<summary>Traversals in motion</summary>")[1].split("</details>")[0]
+    assert re.findall(r"<b>(gamma=.*?)</b>", block) == ["gamma=0.0", "gamma=0.01", "gamma=0.1"]
 
 
 def test_the_best_is_marked_where_one_way_is_good(swept: list[Path]) -> None:

@@ -20,7 +20,7 @@ from iin import pictures, report
 from iin.record import encode
 from iin.report import charts
 from iin.report.glossary import explain, section
-from iin.system import Picture
+from iin.system import Loop, Picture
 
 CONFIG = """\
 name: mnist_diin
@@ -217,6 +217,35 @@ def test_heavy_pictures_do_not_make_the_page_heavy(folder: Path) -> None:
             assert small.width == width and abs(small.height / small.width - whole.height / whole.width) < 0.01
             pixels = [np.asarray(image.convert("RGB").resize((53, 53)), np.float32) for image in (small, whole)]
             assert np.abs(pixels[0] - pixels[1]).mean() < 3
+
+
+def test_what_moves_is_shown_beside_its_still(folder: Path) -> None:
+    level = torch.linspace(-1, 1, 5).view(1, 5, 1, 1, 1).expand(2, 5, 1, 8, 8)
+    still = Picture(
+        level, "Latent traversals", "One latent a row.", labels=("z0", "z1"), loop=Loop(level, ("z0", "z1"))
+    )
+    _, moving = pictures.write(folder / "images", {"traversals": still}, 1404)
+    page, reader = read_page(folder)
+    (embedded,) = [source for source in reader.sources if source.startswith("data:image/webp;base64,")]
+    assert base64.b64decode(embedded.partition(",")[2]) == moving.read_bytes()
+    assert page.index("<b>Latent traversals</b>") < page.index("<b>Latent traversals in motion</b>")
+    assert page.count('<figure class="lettered">') == 1 and page.count('<figure class="moving">') == 1
+    assert "prefers-reduced-motion: reduce) { .moving { display: none; }" in page
+
+    moving.with_suffix(".png").unlink()  # its name is then all that tells what it is
+    assert "<b>Traversals in motion</b>" in read_page(folder)[0]
+    whole = moving.read_bytes()
+    for damaged in (whole[:-9], b"RIFF\x00\x00\x00\x00WEBP", b"", _standing()):
+        moving.write_bytes(damaged)
+        assert "in motion" not in read_page(folder)[0]
+    pictures.write(folder / "eval" / "step-00001404", {"traversals": still})  # by hand, later
+    assert "<b>Latent traversals in motion</b>" in read_page(folder)[0]
+
+
+def _standing() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "WEBP")
+    return file.getvalue()
 
 
 def test_earlier_values_stand_beside_the_newest(folder: Path) -> None:

@@ -387,12 +387,12 @@ def _pictures(comparison: Comparison) -> str:
         ]
         if body := "".join(drawn):
             title = escape(name.replace("_", " ").replace("-", " ").capitalize())
-            blocks.append((title, f'<div class="pictures side">{body}</div>'))
+            blocks.append((title, name.endswith(gallery.MOVING), f'<div class="pictures side">{body}</div>'))
     if not blocks:
         return ""
     body = "".join(
-        f"<details{' open' if index < 3 else ''}><summary>{title}</summary>{body}</details>"
-        for index, (title, body) in enumerate(blocks)
+        f"<details{' open' if index < 3 or moves else ''}><summary>{title}</summary>{body}</details>"
+        for index, (title, moves, body) in enumerate(blocks)
     )
     text = "Of the first run of each group, by the same names."
     if len(comparison.groups) > _SHOWN:

@@ -39,6 +39,8 @@ img { display: block; max-width: 100%; height: auto; margin-bottom: .5rem; borde
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); }
 .pictures img { width: 100%; }
 .pictures.side { grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
+.moving img, .lettered img { image-rendering: auto; }
+@media (prefers-reduced-motion: reduce) { .moving { display: none; } }
 .tiles { display: grid; gap: .75rem; margin-top: 2.5rem; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); }
 .tiles div { background: var(--panel); border-radius: 8px; padding: .8rem 1rem; }
 .tiles b { display: block; font-size: 1.6rem; line-height: 1.2; letter-spacing: -.02em; }
@@ -87,7 +89,8 @@ pre { background: var(--panel); padding: 1rem; border-radius: 8px; overflow-x: a
   .facts { display: block; } .facts dd { margin-bottom: .5rem; }
   th, td { padding-right: 0; padding-left: .5rem; } .spark, .course { width: 44px; } }
 @media print { :root { --page: #fff; --text: #000; --soft: #555; --line: #ccc; --panel: #f4f4f4; }
-  body { font-size: 11pt; } main { max-width: none; padding: 0; } figure, tr, .tiles div { break-inside: avoid; }
+  body { font-size: 11pt; } main { max-width: none; padding: 0; } .moving { display: none; }
+  figure, tr, .tiles div { break-inside: avoid; }
   h2, h3 { break-after: avoid; } .wide, pre { overflow: visible; } pre { white-space: pre-wrap; }
   .swaps { grid-template-columns: 1fr 1fr; } img, .stack, .legend i { print-color-adjust: exact; } }
 """
