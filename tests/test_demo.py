@@ -82,9 +82,10 @@ def test_runs_of_one_name_are_told_apart_and_share_their_images(folder: Path, tm
     assert (first.name, second.name) == ("toy_flow", "toy_flow-2")
     assert first.data is second.data
     found = runs.gallery([first, second])
-    assert [one.name for one in found] == ["editor", "editor-2", "data"]
+    assert [one.name for one in found] == ["editor", "editor-2", "latents", "latents-2", "data"]
     titles = [one.title for one in found]
-    assert titles == ["Factor editor: toy_flow", "Factor editor: toy_flow-2", "Data: SidePairs"]
+    assert titles[:3] == ["Factor editor: toy_flow", "Factor editor: toy_flow-2", "Latents: toy_flow"]
+    assert titles[-1] == "Data: SidePairs"
     assert "toy_flow and flow-2 never learnt" in found[-1].about
 
 
@@ -93,9 +94,9 @@ def test_images_are_spread_over_a_large_test_set() -> None:
     assert len(images.image) == runs.IMAGES and places[:3] == (0, 10, 20) and places[-1] == 990
 
 
-def test_a_run_without_decoder_or_factors_shows_its_data(folder: Path) -> None:
+def test_a_run_without_factors_shows_its_latents_and_its_data(folder: Path) -> None:
     (autoencoder,) = runs.open_runs([only(folder.parent, "*_toy_ae").folder], allow=["tiny"])
-    assert [one.name for one in runs.gallery([autoencoder])] == ["data"]
+    assert [one.name for one in runs.gallery([autoencoder])] == ["latents", "data"]
 
 
 def test_no_run_and_missing_images_are_said(folder: Path, tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_whole_numbers_and_choices_are_checked() -> None:
 def test_unknown_options_and_demos_are_named(exhibit: runs.Exhibit) -> None:
     with pytest.raises(DemoError, match=r"editor has no option 'side2'; it has: first, second, upload, side, residual"):
         runs.chosen(demo(exhibit, "editor"), {"side2": 1})
-    with pytest.raises(DemoError, match="no demo 'nope' of these runs; there are: editor, data"):
+    with pytest.raises(DemoError, match="no demo 'nope' of these runs; there are: editor, latents, data"):
         demo(exhibit, "nope")
     with pytest.raises(DemoError, match="no demo 'attack' of these runs; it needs a run with a conditional flow"):
         demo(exhibit, "attack")
@@ -521,7 +522,7 @@ def test_all_that_is_shown_is_written(exhibit: runs.Exhibit, tmp_path: Path) -> 
     lines = content["pictures"]["editor_lines.png"]
     assert lines["title"] == "One factor at a time" and lines["rows"] == ["side", "residual"]
     assert lines["caption"] == shown.pictures["lines"].caption
-    assert Image.open(written[0]).width == files.dimensions(files.png(shown.pictures["edit"]))[0]
+    assert Image.open(written[0]).size == Image.open(io.BytesIO(files.png(shown.pictures["edit"]))).size
 
 
 # --- the command -------------------------------------------------------------------------------------------------
@@ -642,6 +643,7 @@ def test_pictures_of_demos_have_titles_and_captions(exhibit: runs.Exhibit) -> No
         for picture in show(exhibit, one.name).pictures.values():
             assert isinstance(picture, Picture) and picture.title and picture.caption
             assert len(picture.labels) in (0, len(picture.images))
+            assert len(picture.heads) in (0, picture.images.shape[1])
 
 
 def test_known_factors_are_labels_in_words() -> None:

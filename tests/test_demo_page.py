@@ -41,6 +41,7 @@ PAGES = {
     "video": "ideo",
     "mixing": "ixing",
     "semantics": "emantic",
+    "latents": "Latents",
     "data": "Data",
 }
 """Addresses of the pages that these runs have, and a word of the titles."""
@@ -330,6 +331,43 @@ def test_a_video_is_translated_and_plays(tab: Tab, tmp_path: Path) -> None:
     tab.open("video")
     input_.set_input_files(tmp_path / "none.mp4")
     tab.page.get_by_text("none.mp4: no video that can be read").wait_for()
+
+
+def test_latents_are_turned_and_shown_in_motion(tab: Tab, tmp_path: Path) -> None:
+    (tmp_path / "words.png").write_text("just words\n" * 50)
+    tab.open("latents")
+    before = tab.pictures()
+    side = tab.page.get_by_test_id("stSidebar")
+    names = side.get_by_role("slider").evaluate_all("all => all.map(one => one.getAttribute('aria-label'))")
+    folded = tab.page.get_by_text("4 more latents")  # of 16: eight of the digit, eight of the residual
+    folded.wait_for()
+    first = next(name for name in names if name and re.fullmatch(r"(digit|residual) \d", name))
+    slider = side.get_by_role("slider", name=first, exact=True)
+    slider.focus()
+    slider.press("ArrowRight")
+    tab.page.get_by_text(re.compile(rf"{first}: from -?\d\.\d\d to -?\d\.\d\d\.")).wait_for()
+    tab.settle()
+    assert tab.alerts() == [] and tab.pictures()[0] != before[0]
+
+    folded.click()
+    last = side.get_by_role("slider").last
+    last.scroll_into_view_if_needed()
+    last.focus()
+    last.press("ArrowLeft")
+    tab.page.wait_for_timeout(300)
+    tab.settle()
+    playwright.expect(tab.page.get_by_text(re.compile(r"(digit|residual) \d: from"))).to_have_count(2)
+
+    moving = tab.page.locator("img.moving")
+    assert moving.count() == 1 and moving.evaluate("image => image.complete && image.naturalWidth > 100")
+    with tab.page.expect_download() as coming:
+        tab.page.get_by_role("button", name="Download WEBP").click()
+    coming.value.save_as(tmp_path / "way.webp")
+    assert coming.value.suggested_filename == "latents_way.webp"
+    with Image.open(tmp_path / "way.webp") as animation:
+        assert animation.n_frames > 20 and animation.info["loop"] == 0
+    tab.page.locator('[data-testid="stFileUploaderDropzoneInput"]').set_input_files(tmp_path / "words.png")
+    tab.page.get_by_text("words.png: not a picture of a known format").wait_for()
 
 
 def test_a_download_is_the_picture_that_is_shown(tab: Tab, tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="iin-demo",
-        description="Look at finished runs: edit factors, see what a layer of a network keeps and throws away. Opens a "
-        "page in the browser, or writes pictures, videos and figures.",
+        description="Look at finished runs: edit factors, turn latents, see what a layer of a network keeps and throws "
+        "away. Opens a page in the browser, or writes pictures, videos and figures.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--list", action="store_true", help="print what the runs can show, and with which options")
     parser.add_argument("--demo", metavar="NAME", help="show this one only, and write it: see --save")
-    parser.add_argument("--save", type=Path, metavar="FOLDER", help="where --demo writes PNG, MP4 and JSON files")
+    parser.add_argument("--save", type=Path, metavar="FOLDER", help="where --demo writes PNG, WebP, MP4 and JSON files")
     parser.add_argument("--port", type=int, default=8501, metavar="N", help="of the page (default: 8501)")
     parser.add_argument(
         "--host",

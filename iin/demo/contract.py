@@ -35,6 +35,8 @@ class Option:
     label: str
     """What is written beside it."""
     help: str = field(default="", kw_only=True)
+    fold: str = field(default="", kw_only=True)
+    """Where it is one of many that are seldom wanted, what these are called together; they then stand folded up."""
 
     def read(self, value: Any) -> Any:
         """The value that was chosen, from what was typed; None where nothing was.

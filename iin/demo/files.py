@@ -1,4 +1,4 @@
-"""What a demo shows as files: PNG, MP4 and JSON, the same for the page's downloads and for the command line."""
+"""What a demo shows as files: PNG, WebP, MP4 and JSON, the same for the page's downloads and for the command line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
 
 from iin import pictures
 from iin.demo.contract import Clip, Demo, DemoError, Shown
@@ -73,7 +72,12 @@ def notes(demo: Demo, values: Mapping[str, Any], shown: Shown) -> bytes:
         "values": {name: value if isinstance(value, int | float) else _words(value) for name, value in values.items()},
         "lines": shown.lines,
         "pictures": {
-            f"{stem}.png": {"title": picture.title or name, "caption": picture.caption, "rows": picture.labels}
+            f"{stem}.png": {
+                "title": picture.title or name,
+                "caption": picture.caption,
+                "rows": picture.labels,
+                **({"columns": picture.heads} if picture.heads else {}),
+            }
             for name, (stem, picture) in called(demo, shown.pictures).items()
         },
         "figures": {name: value if math.isfinite(value) else None for name, value in shown.figures.items()},
@@ -96,6 +100,8 @@ def _words(value: Any) -> str | None:
 
 def save(folder: Path, demo: Demo, values: Mapping[str, Any], shown: Shown) -> list[Path]:
     """Write all that is shown: ``<demo>_<picture>.png``, ``<demo>_<clip>.mp4``, ``<demo>.json`` for all in words.
+
+    What moves of a picture is an animation beside it, ``<demo>_<picture>.webp``.
 
     Args:
         folder: where; made when missing. Files of the same names are replaced, each whole or not at all.
@@ -121,9 +127,3 @@ def save(folder: Path, demo: Demo, values: Mapping[str, Any], shown: Shown) -> l
             file.write(content)
         files.append(folder / name)
     return files
-
-
-def dimensions(content: bytes) -> tuple[int, int]:
-    """Width and height of a PNG file."""
-    with Image.open(io.BytesIO(content)) as image:
-        return image.size

@@ -6,6 +6,7 @@ this module, which is imported once. Nothing is fetched from elsewhere and nothi
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import logging
 import random
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 
 import streamlit as st
 
+from iin import pictures
 from iin.demo import files, runs, uploads
 from iin.demo.contract import Choice, Demo, DemoError, Number, Option, Progress, Upload
 from iin.report import charts
@@ -35,6 +37,8 @@ ROOM = 64 << 20
 """Bytes of files that are kept for choices that come again."""
 HOME = "Gallery"
 """What the first page is called; a demo's name is a word in small letters."""
+KINDS = {"png": "image/png", "mp4": "video/mp4", "webp": "image/webp"}
+"""Of files, by what their names end in."""
 PATIENCE = 0.4
 """Seconds of work before its progress is shown."""
 
@@ -47,13 +51,9 @@ class Figure(NamedTuple):
     title: str
     caption: str
     content: bytes
-    """Of a PNG or MP4 file."""
-    width: int
-    """Of the picture, in pixels."""
-
-    @property
-    def moves(self) -> bool:
-        return not self.width
+    """Of the file."""
+    kind: str = "png"
+    """What the file's name ends in: ``png``, ``mp4`` of a video, ``webp`` of an animation."""
 
 
 @dataclass
@@ -193,13 +193,14 @@ def render(demo: Demo, given: Mapping[str, Any], progress: Progress | None = Non
 def _files(demo: Demo, values: Mapping[str, Any], shown: Any) -> Rendered:
     figures = []
     for name, (stem, picture) in files.called(demo, shown.pictures).items():
-        content = files.png(picture)
-        width, _ = files.dimensions(content)
-        figures.append(Figure(stem, picture.title or name, picture.caption, content, width))
+        title = picture.title or name
+        figures.append(Figure(stem, title, picture.caption, files.png(picture)))
+        if picture.loop is not None and pictures.moves():
+            figures.append(Figure(stem, f"{title}, in motion", "", pictures.animation(picture.loop), "webp"))
     for name, (stem, clip) in files.called(demo, shown.clips).items():
-        figures.append(Figure(stem, _spoken(name), "", files.film(clip), 0))
+        figures.append(Figure(stem, _spoken(name), "", files.film(clip), "mp4"))
     first = shown.cover or next(iter(shown.pictures), None)
-    cover = None if first is None else files.png(shown.pictures[first]._replace(labels=()))
+    cover = None if first is None else files.png(shown.pictures[first]._replace(labels=(), heads=()))
     return Rendered(figures, list(shown.lines), dict(shown.figures), files.notes(demo, values, shown), cover)
 
 
@@ -303,7 +304,11 @@ def _show(demo: Demo) -> None:
     st.title(demo.title)
     st.html(f'<p class="soft about">{escape(demo.about)}</p>')
     with st.sidebar:
-        given = {option.name: _widget(demo, option) for option in demo.options()}
+        options = demo.options()
+        given = {option.name: _widget(demo, option) for option in options if not option.fold}
+        for fold in dict.fromkeys(option.fold for option in options if option.fold):
+            with st.expander(fold):
+                given |= {option.name: _widget(demo, option) for option in options if option.fold == fold}
     place = st.empty()
     try:
         rendered = render(demo, given, _progress(place))
@@ -329,15 +334,18 @@ def _show(demo: Demo) -> None:
 
 
 def _figure(figure: Figure) -> None:
-    kind, suffix = ("video/mp4", "mp4") if figure.moves else ("image/png", "png")
     caption = f'<p class="soft">{escape(figure.caption)}</p>' if figure.caption else ""
     st.html(f"<h3>{escape(figure.title)}</h3>{caption}")
-    if figure.moves:
+    if figure.kind == "mp4":
         column, _ = st.columns(2)
-        column.video(figure.content, format=kind, loop=True, autoplay=True, muted=True)
+        column.video(figure.content, format=KINDS["mp4"], loop=True, autoplay=True, muted=True)
+    elif figure.kind == "webp":  # which `st.image` would bring to a stop
+        content = base64.b64encode(figure.content).decode()
+        st.html(f'<img class="moving" alt="{escape(figure.title)}" src="data:{KINDS["webp"]};base64,{content}">')
     else:
         st.image(figure.content, output_format="PNG")  # else it becomes a JPEG
-    _download(f"Download {suffix.upper()}", figure.content, f"{figure.stem}.{suffix}", kind)
+    name = f"{figure.stem}.{figure.kind}"
+    _download(f"Download {figure.kind.upper()}", figure.content, name, KINDS[figure.kind])
 
 
 def _download(label: str, content: bytes, name: str, kind: str) -> None:
@@ -424,6 +432,7 @@ h1 { font-size: 1.9rem !important; letter-spacing: -.015em; padding: 0 0 .4rem !
 h3 { font-size: 1.05rem !important; letter-spacing: 0 !important; padding: 0 !important; }
 [data-testid="stHtml"] h3 { margin: 1.4rem 0 .15rem; }
 [data-testid="stColumn"] h3 { margin-top: 0; } [data-testid="stHtml"] p { margin: 0 0 .15rem; }
+.moving { display: block; border-radius: 4px; max-width: 100%; }
 [data-testid="stImage"] img { image-rendering: pixelated; border-radius: 4px; }
 [data-testid="stColumn"] [data-testid="stImage"] img { max-height: 180px; width: auto !important; max-width: 100%; }
 [data-testid="stColumn"] > [data-testid="stVerticalBlock"], [data-testid="stColumn"] [data-testid="stLayoutWrapper"],

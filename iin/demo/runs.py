@@ -33,7 +33,7 @@ __all__ = ["Exhibit", "chosen", "describe", "find", "gallery", "make", "open_run
 
 IMAGES = 100
 """Test images of a run that one may choose from."""
-MODULES = ("editor", "attack", "representation", "texture", "video", "mixing", "semantics", "data")
+MODULES = ("editor", "attack", "representation", "texture", "video", "mixing", "semantics", "latents", "data")
 """What may be shown, in the gallery's order: modules here with ``demos(runs)``, and ``NEEDS``: of which."""
 
 
@@ -228,8 +228,16 @@ def make(demo: Demo, values: dict[str, Any], progress: Progress | None = None) -
 def describe(demo: Demo) -> Iterator[str]:
     """A demo and its options in lines, as the command line lists them."""
     yield f"{demo.name}: {demo.title}"
-    for option in demo.options():
-        yield f"  {option.name}={_range(option)}  {option.label}" + (f" ({option.help})" if option.help else "")
+    options = demo.options()
+    for option in options:
+        if not option.fold:
+            yield f"  {option.name}={_range(option)}  {option.label}" + (f" ({option.help})" if option.help else "")
+    folds: dict[tuple[str, str], list[str]] = {}
+    for option in options:
+        if option.fold:
+            folds.setdefault((option.fold, _range(option)), []).append(option.name)
+    for (fold, bounds), names in folds.items():
+        yield f"  {names[0]}={bounds}  {fold}" + (f"; likewise {', '.join(names[1:])}" if names[1:] else "")
 
 
 def _range(option: Option) -> str:
