@@ -6,10 +6,12 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from iin import pictures
 from iin.data import Images
 from iin.losses import annealed, decoder_jacobian, jacobian_norm
 from iin.models import ConvVAE
@@ -201,6 +203,15 @@ def test_columns_are_on_one_scale_and_the_strongest_comes_first() -> None:
     picture = columns(jacobian, torch.ones(1, 1, 1, 2))
     expected = [[1.0, 1.0], [0.0, -60 / 127.5], [10 / 127.5, 0.0]]
     torch.testing.assert_close(picture.images.flatten(1), torch.tensor(expected))
+
+
+def test_a_line_divides_the_columns_of_a_jacobian() -> None:
+    """All of them are grey where nothing answers, as the ground is."""
+    from iin.systems.views import columns
+
+    drawn = np.asarray(pictures.draw(columns(torch.zeros(3, 4, 1, 8, 8), torch.zeros(4, 1, 8, 8))))[..., 0]
+    for lines, count in ((drawn == pictures.LINE, 3), ((drawn == pictures.LINE).T, 3)):
+        assert (np.diff(lines.mean(1) > 0.9, prepend=False) & (lines.mean(1) > 0.9)).sum() == count
 
 
 def test_forward_mode_warns_of_nothing() -> None:

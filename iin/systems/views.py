@@ -209,7 +209,9 @@ def columns(jacobian: Tensor, image: Tensor) -> Picture:
         "Below test images, how each pixel answers to a number of the code, one number a row, the strongest first: "
         f"grey where it does not, brighter or darker where it does. The scale is always the same: {CONTRAST:g} of 255 "
         "levels for a derivative of 1.",
-        rows=(1,),
+        # The gaps between cells are as grey as a pixel that does not answer: without lines, cells run together.
+        rows=tuple(range(1, 1 + len(shown))),
+        columns=tuple(range(1, len(image))),
     )
 
 
