@@ -697,3 +697,12 @@ def test_a_posterior_is_no_code() -> None:
         ValueError, match=r"mig: codes are a Gaussian, a distribution; expected \[N, D\]: take its mean"
     ):
         disentanglement.mig(posterior, torch.zeros(30, 2, dtype=torch.int64))  # type: ignore[arg-type]
+
+
+def test_several_answers_are_no_code() -> None:
+    def represent(image: Tensor) -> Any:
+        codes = as_codes(image).requires_grad_()
+        return codes, codes
+
+    for score in (factor_vae_score, beta_vae_score, local_mig, local_modularity):
+        refused(r": codes are a tuple of 2 parts; expected one tensor \[N, D\]", score, represent, Known(20, 7))

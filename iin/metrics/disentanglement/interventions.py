@@ -45,12 +45,7 @@ def factor_vae_score(
     Args:
         represent: images ``[n, C, H, W]`` to codes ``[n, D]``.
         data: with known factors, at least two.
-        seed: of all draws.
-        votes: how many to learn from.
-        test_votes: how many to test on.
-        batch_size: see `factor_vae_votes`.
-        points: see `factor_vae_votes`.
-        threshold: see `factor_vae_votes`.
+        seed, votes, test_votes, batch_size, points, threshold: see `factor_vae_votes`.
 
     Returns:
         ``train`` and ``test``: share of the votes for the factor that was held, 1 is best, 0 where no code is active;

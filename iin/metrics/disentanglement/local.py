@@ -84,16 +84,9 @@ def local_modularity(
     Factors that stay at the centre's count among F, so that a score rises with their number.
 
     Args:
-        represent: images ``[n, C, H, W]`` to codes ``[n, D]``.
+        represent: images ``[n, C, H, W]`` to codes ``[n, D]``, of which one will do.
         data: with known factors, at least two.
-        seed: see `local_mig`, as of the following.
-        radii: shares of a factor's range.
-        points: images of a neighbourhood.
-        clusters: how many centres.
-        bins: of each code.
-        cutoff: factors with fewer values stay.
-        denied: numbers of factors that stay too.
-        batch_size: factors that are drawn at a time.
+        seed, radii, points, clusters, bins, cutoff, denied, batch_size: see `local_mig`.
 
     Returns:
         Radius, such as ``0.1``, -> score; 1 is best.
@@ -134,17 +127,10 @@ def local_scores(
     """Scores of each neighbourhood by itself, several of the same draws.
 
     Args:
-        represent: images to codes.
-        data: with known factors.
+        represent, data, points, clusters, bins, cutoff, denied, batch_size: see `local_mig`.
         seed: of one ``numpy.random.RandomState`` for all neighbourhoods.
         radius: see `local_factors`.
         scores: ``mig``, ``modularity``.
-        points: see `local_mig`, as of the following.
-        clusters: how many centres.
-        bins: of each code.
-        cutoff: see `local_factors`.
-        denied: see `local_factors`.
-        batch_size: see `local_factors`.
 
     Returns:
         Score -> ``[clusters]``.

@@ -75,6 +75,11 @@ def real_numbers(codes: Array, metric: str) -> np.ndarray:
         raise ValueError(
             f"{metric}: codes are a {type(codes).__name__}, a distribution; expected [N, D]: take its mean"
         )
+    if isinstance(codes, list | tuple) and any(isinstance(part, Tensor) and part.ndim > 1 for part in codes):
+        raise ValueError(
+            f"{metric}: codes are a {type(codes).__name__} of {len(codes)} parts; expected one tensor [N, D]: take the "
+            "part that is the code"
+        )
     try:
         values = np.asarray(codes)
     except ValueError:

@@ -12,6 +12,9 @@ __all__ = ["dci", "importance_scores"]
 def dci(codes: Array, factors: Array, test: Points | None = None, *, seed: int = 0) -> dict[str, float]:
     """Disentanglement, completeness and informativeness, from gradient boosted trees that predict each factor.
 
+    A hundred trees are grown for each value of a factor, or for both where it has two: the time grows with points,
+    codes and the number of values, and factors of many, such as positions in pixels, take most of it.
+
     Args:
         codes: ``[N, D]`` floats.
         factors: ``[N, F]`` integers.
