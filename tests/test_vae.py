@@ -283,6 +283,24 @@ def test_arguments_that_do_not_fit(arguments: Any, words: str, tmp_path: Path) -
     assert str(tmp_path / "folder") in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda weight: weight * torch.nan, "fcmu.weight holds values that are not finite"),
+        (lambda weight: weight.index_fill(0, torch.tensor([1]), torch.inf), "fcmu.weight holds values that are not fi"),
+        (lambda weight: weight.long(), "fcmu.weight is int64, expected floating point"),
+        (lambda weight: weight > 0, "fcmu.weight is bool, expected floating point"),
+    ],
+)
+def test_weights_that_are_none(spoil: Any, words: str, tmp_path: Path) -> None:
+    folder = written(tmp_path / "folder", small())
+    state = torch.load(folder / "model_state_dict.pt", weights_only=True)
+    torch.save({**state, "fcmu.weight": spoil(state["fcmu.weight"])}, folder / "model_state_dict.pt")
+    with pytest.raises(compat.CompatError, match=words) as caught:
+        compat.jacobian_vae(folder)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_folders_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(compat.CompatError, match="no folder"):
         compat.jacobian_vae(tmp_path / "none")
@@ -328,6 +346,16 @@ def test_a_linear_code_finds_what_is_linear(method: Any) -> None:
     torch.testing.assert_close(moved[0], 4 * code.deviation[index] * code.components[:, index] * 2)
 
 
+def test_errors_are_of_images_in_their_range() -> None:
+    pytest.importorskip("sklearn")
+    image = torch.rand(20, 1, 4, 4) * 2 - 1
+    code = linear_code(image, 2)
+    assert code.errors(torch.cat([image, torch.ones(1, 1, 4, 4)])).mse > 0
+    for wrong, found in ((image * 3, r"-\d\.\d+ to \d"), (image[:0], "none"), (image * torch.nan, "nan")):
+        with pytest.raises(ValueError, match=r"image: expected images in \[-1, 1\], found " + found):
+            code.errors(wrong)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -336,6 +364,9 @@ def test_a_linear_code_finds_what_is_linear(method: Any) -> None:
         ({"method": "lda"}, "method: expected pca or ica"),
         ({"image": torch.full((20, 1, 4, 4), torch.nan)}, "expected finite images"),
         ({"image": torch.zeros(20, 16)}, "expected finite images of shape"),
+        ({"image": torch.full((20, 1, 4, 4), 0.3)}, "expected images that differ, found 20 alike"),
+        ({"image": torch.zeros(1, 1, 4, 4), "dim": 1}, "expected images that differ, found 1"),
+        ({"image": torch.linspace(-1, 1, 20).view(20, 1, 1, 1).expand(20, 1, 4, 4), "method": "ica"}, "1 directions"),
     ],
 )
 def test_what_no_linear_code_is_fitted_to(arguments: dict[str, Any], words: str) -> None:

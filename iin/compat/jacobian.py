@@ -97,7 +97,8 @@ def conv_vae(state_dict: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> 
         The network, in eval mode.
 
     Raises:
-        CompatError: arguments that make no network; keys that are missing or left over, shapes that do not fit.
+        CompatError: arguments that make no network; keys that are missing or left over, shapes that do not fit, weights
+            that are not finite or no floating point.
     """
     told = _checked(arguments)
     widths = told["gen_conv_layers_channels"]
@@ -122,7 +123,12 @@ def conv_vae(state_dict: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> 
         raise CompatError(f"its arguments make no network: {error}") from error
     for name, ours in made.state_dict().items():
         part, _, rest = name.partition(".")
-        source.place(name, source.take(f"{PARTS[part]}.{rest}", ours.shape))
+        theirs = f"{PARTS[part]}.{rest}"
+        if (given := state_dict.get(theirs)) is not None and not given.is_floating_point():
+            source.refuse(f"{theirs} is {str(given.dtype).removeprefix('torch.')}, expected floating point")
+        elif given is not None and not given.isfinite().all():
+            source.refuse(f"{theirs} holds values that are not finite")
+        source.place(name, source.take(theirs, ours.shape))
     source.into(made)
     return made.eval()
 

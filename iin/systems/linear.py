@@ -78,7 +78,14 @@ class LinearCode(nn.Module):
         return self.decode(self.encode(image))
 
     def errors(self, image: Tensor) -> LinearErrors:
-        """Of images ``[B, C, H, W]`` in [-1, 1]."""
+        """Of images ``[B, C, H, W]`` in [-1, 1].
+
+        Raises:
+            ValueError: there is none, or they are of another shape or range.
+        """
+        if not len(image) or not (image.abs() <= 1).all():
+            found = f"{image.min():g} to {image.max():g}" if len(image) else "none"
+            raise ValueError(f"image: expected images in [-1, 1], found {found}")
         made, target = ((part + 1) / 2 for part in (self.reconstruct(image), image))
         count = len(image)
         return LinearErrors(
@@ -114,7 +121,8 @@ def linear_code(
         iterations: of FastICA, at most. A warning says where they were too few.
 
     Raises:
-        ValueError: scikit-learn is not installed; images, number or method are none that can be fitted.
+        ValueError: scikit-learn is not installed; images, number or method are none that can be fitted: they must
+            differ, and for ``ica`` in ``dim`` directions at least.
 
     References:
         Local Disentanglement in Variational Auto-Encoders Using Jacobian L1 Regularization (Rhodes and Lee, 2021),
@@ -122,6 +130,8 @@ def linear_code(
     """
     if image.ndim != 4 or not image.isfinite().all():
         raise ValueError(f"image: expected finite images of shape [N, C, H, W], found {[*image.shape]}")
+    if len(image) < 2 or (image == image[:1]).all():
+        raise ValueError(f"image: expected images that differ, found {len(image)}{' alike' * (len(image) > 1)}")
     values = ((image.flatten(1) + 1) / 2).double().cpu().numpy()
     if not 1 <= dim <= min(values.shape):
         raise ValueError(f"dim: expected 1 to {min(values.shape)} for images {[*image.shape]}, found {dim}")
@@ -136,6 +146,8 @@ def linear_code(
         fitted = decomposition.PCA(dim, random_state=seed).fit(values)
         to_code, components = fitted.components_, fitted.components_.T
     else:
+        if (rank := int(np.linalg.matrix_rank(values - values.mean(0)))) < dim:
+            raise ValueError(f"dim: {dim}, but the images differ in {rank} directions only, too few for ica")
         fitted = decomposition.FastICA(
             dim, random_state=seed, whiten="unit-variance", whiten_solver="svd", max_iter=iterations
         )
