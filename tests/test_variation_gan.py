@@ -138,6 +138,8 @@ def test_deviation_is_of_groups() -> None:
         group_deviation(x[:6])[0, 3, 0, 0], (x[[0, 2, 4]].var(0, correction=0) + 1e-8).sqrt().mean()
     )
     assert group_deviation(x[:1])[0, 3].max() < 1e-3
+    with pytest.raises(ValueError, match="group_deviation: expected at least 1 image, found none"):
+        group_deviation(x[:0])
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------
@@ -189,8 +191,15 @@ def test_counts_repeat_layers() -> None:
         (["Conv-up-1", "Dense-3"], r"no module is called 'Dense'"),
         (["Conv-up", "C_global-3"], r"'Conv-up' has no number; expected Conv-up-1"),
         (["Conv-up-1", "C_global"], r"'C_global' has no number"),
-        (["Conv-up-0", "C_global-3"], r"expected a number of at least 1 behind Conv-up-, found '0'"),
-        (["Conv-up-x", "C_global-3"], r"expected a number of at least 1 behind Conv-up-, found 'x'"),
+        (["Conv-up-0", "C_global-3"], r"expected a number from 1 to 4096 behind Conv-up-, found '0'"),
+        (["Conv-up-x", "C_global-3"], r"expected a number from 1 to 4096 behind Conv-up-, found 'x'"),
+        (["Conv-up-1", "Noise--1"], r"'Noise--1': expected a number from 1 to 4096 behind Noise-, found '-1'"),
+        (
+            ["Conv-up-1", "C_global-" + "9" * 5000],
+            r"expected a number from 1 to 4096 behind C_global-, found '9{20}...'",
+        ),
+        (["Conv-up-4096", "C_global-3"], r"reaches 4\*2\^4096x4\*2\^4096 pixels, not 8x8; expected 1 time"),
+        (7, r"expected a list of names such as Conv-up-1, found 7"),
         (["Conv-up-1"], r"takes continuous numbers of the code; add C_global-n"),
         (["D_global-2", "Conv-up-1", "C_global-1", "D_global-2"], r"several D_global"),
         ("[Conv-up-1, C_global-3]", r"expected a list of names"),
@@ -205,11 +214,20 @@ def test_lists_that_make_no_generator(modules: Any, words: str) -> None:
 def test_a_size_that_no_list_reaches() -> None:
     with pytest.raises(ValueError, match="sizes are 4 times a power of 2"):
         ModuleGenerator(["Conv-up-1", "C_global-3"], 1, 12)
+    with pytest.raises(ValueError, match="not 0x0; sizes are 4 times a power of 2"):
+        ModuleGenerator(["Conv-up-1", "C_global-3"], 1, 0)
     for size in (4, 12):
         with pytest.raises(ValueError, match=f"a power of 2 of at least 8, found {size}"):
             ResidualDiscriminator(1, size)
-        with pytest.raises(ValueError, match=f"a power of 2 of at least 8, found {size}"):
+        with pytest.raises(
+            ValueError, match=f"PairRecogniser: size: expected a power of 2 of at least 8, found {size}"
+        ):
             PairRecogniser(1, size)
+
+
+def test_channels_that_become_fewer_at_once() -> None:
+    model = ModuleGenerator(["Conv-up-1", "C_global-2", "Conv-id-2"], 1, 8, 64, decay=1e4, least=3, styled=4)
+    assert model.widths == [(64, 8), (4, 8), (3, 8)]
 
 
 def test_codes_and_images_of_another_size() -> None:
@@ -259,6 +277,13 @@ def test_losses_of_codes() -> None:
     density = torch.distributions.Normal(mean, (0.5 * logvar).exp()).log_prob(value).sum(1)
     torch.testing.assert_close(of_values, -density)
     assert not of_class.any()
+
+
+def test_a_deviation_of_nothing_has_a_gradient() -> None:
+    answer = torch.tensor([[0.0, -300.0], [1.0, 1.0]], requires_grad=True)
+    _, loss = information_loss(answer, torch.zeros(2, 1))
+    loss.sum().backward()
+    assert loss.isfinite().all() and answer.grad is not None and answer.grad.isfinite().all()
 
 
 # --- the GAN ----------------------------------------------------------------------------------------------------------
@@ -439,13 +464,28 @@ def test_without_classes() -> None:
             {"discriminator": ResidualDiscriminator(1, 8, 2, width=16)},
             "discriminator: answers 2 numbers; expected outputs: 1",
         ),
+        (
+            {"objective": "infogan", "recogniser": PairRecogniser(1, 8, 11, width=16)},
+            "recogniser: infogan shows it one image, which PairRecogniser does not take; expected .*ResidualDisc",
+        ),
+        (
+            {"recogniser": ResidualDiscriminator(1, 8, 7, width=16)},
+            "recogniser: vp shows it both images of a pair, which ResidualDiscriminator does not take",
+        ),
+        (
+            {
+                "generator": generator(("Conv-up-1", "C_global-1")),
+                "recogniser": PairRecogniser(1, 8, 1, width=16),
+            },
+            "generator: takes 1 continuous number, .* nothing to tell; expected at least 2",
+        ),
         ({"discriminator": ResidualDiscriminator(1, 8, width=16, classes=2)}, "tells 2 classes; expected classes: 3"),
     ],
 )
 def test_parts_that_do_not_fit(parts: dict[str, Any], words: str) -> None:
     fitting = {"discriminator": ResidualDiscriminator(1, 8, width=16), "recogniser": PairRecogniser(1, 8, 7, width=16)}
     with pytest.raises(ValueError, match=words):
-        VariationGAN(generator(), **{**fitting, **parts})
+        VariationGAN(**{"generator": generator(), **fitting, **parts})
 
 
 def test_pictures_show_every_number_and_every_class() -> None:
@@ -517,26 +557,35 @@ def test_the_term_reaches_decoder_and_recogniser_but_not_the_encoder() -> None:
     assert {id(p) for p in system.trainable()["vae"]} == {id(p) for p in system.parameters()}
 
 
-def test_without_weight_it_is_the_plain_autoencoder_to_the_bit() -> None:
-    """So a comparison has the same beginning and the same draws on both sides."""
+@pytest.mark.parametrize("kind", ["betavae", "factorvae"])
+def test_without_weight_it_is_the_plain_autoencoder_to_the_bit(kind: Any) -> None:
+    """So a comparison has the same beginning and the same draws on both sides; a discriminator's are drawn last."""
     data, settings = batch(), Training(lr=1e-3)
-    system = vae(0.0, beta=2.0)
-    plain = VAE(copy.deepcopy(system.model), beta=2.0)
+    judge = CodeDiscriminator(3, 8, 2) if kind == "factorvae" else None
+    system = vae(0.0, beta=2.0, regulariser=kind, discriminator=judge)
+    plain = VAE(copy.deepcopy(system.model), kind, beta=2.0, discriminator=copy.deepcopy(judge))
     before = copy.deepcopy(system.state_dict())
+    told = []
     for each in (system, plain):
         optimizers = make_optimizers(each, settings)
         for step in range(3):
             torch.manual_seed(step)
-            _step(each, data, step, optimizers, 1e-3, None)
-    for mine, theirs in zip(system.model.parameters(), plain.model.parameters(), strict=True):
-        assert torch.equal(mine, theirs)
+            told.append(_step(each, data, step, optimizers, 1e-3, None))
+    for ours, theirs in zip(told[:3], told[3:], strict=True):
+        assert {name: float(ours[name]) for name in theirs} == {name: float(value) for name, value in theirs.items()}
+    theirs = plain.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in system.state_dict().items() if key in theirs)
     assert moved(system, before, "recogniser.")
+    added = set(told[0]) - set(told[3])
+    assert {name.rpartition("/")[2] for name in added} == {"vp", "accuracy"}
 
 
 def test_pairs_differ_in_one_number() -> None:
     z = torch.randn(600, 3) + 5
     first, second, changed = vae().pairs(z)
     assert torch.equal(first, z) and torch.equal((second != first).sum(1), torch.ones(600))
+    told = [vae().pairs(z, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    assert all(torch.equal(*parts) for parts in zip(*told[:2], strict=True)) and not torch.equal(told[0][1], told[2][1])
     assert torch.equal((second - first).abs().argmax(1), changed) and changed.bincount().min() > 150
     drawn = second.gather(1, changed[:, None])
     assert drawn.mean().abs() < 0.2 and abs(drawn.std() - 1) < 0.15  # from the prior, wherever the code is
@@ -632,6 +681,7 @@ def test_a_configuration_has_parts_that_fit(name: str) -> None:
         ("generator.params.modules=[Conv-upp-1, C_global-3]", "no module is called 'Conv-upp'; did you mean Conv-up"),
         ("objective=gan", "recogniser: a plain GAN has none"),
         ("discriminator.params.size=33", "a power of 2 of at least 8, found 33"),
+        ("recogniser.params.size=33", "recogniser.params.size: expected a power of 2 of at least 8, found 33"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_built(told: str, words: str) -> None:

@@ -80,7 +80,7 @@ def information_loss(answer: Tensor, z: Tensor, discrete: int = 0) -> tuple[Tens
     """
     label, value = z[:, :discrete], z[:, discrete:]
     mean, logvar = answer[:, discrete:].chunk(2, 1)
-    std = logvar.exp().sqrt()
+    std = (logvar / 2).exp()  # the root of the exponential has no gradient where that rounds to 0
     density = -0.5 * math.log(2 * math.pi) - (std + TINY).log() - 0.5 * ((value - mean) / (std + TINY)).square()
     return class_loss(answer[:, :discrete], label), -density.sum(1)
 

@@ -23,6 +23,8 @@ START = 4
 START_CHANNELS = 8
 HIDDEN = 128
 """Width of dense layers."""
+MOST = 4096
+"""Largest number of an entry; published ones have at most 14."""
 
 
 class Part(NamedTuple):
@@ -42,18 +44,20 @@ def parts(modules: Sequence[str]) -> list[Part]:
     """
     found = []
     for entry in modules:
-        kind, _, count = str(entry).strip().rpartition("-")
-        if kind not in KINDS:
-            # Without a number, all of it is a name.
-            name = kind if re.fullmatch(r"\d+", count) else str(entry).strip()
+        text = str(entry).strip()
+        kind = next((known for known in KINDS if text.startswith(f"{known}-")), None)
+        if kind is None:
+            name = re.sub(r"-\d+$", "", text)
             if name in KINDS:
                 raise ValueError(f"{entry!r} has no number; expected {name}-1, or more of them")
             lower = {known.lower(): known for known in KINDS}
             close = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, 2, 0.5)]
             hint = f"did you mean {' or '.join(close)}" if close else f"expected one of {', '.join(KINDS)}"
             raise ValueError(f"{entry!r}: no module is called {name!r}; {hint}, with a number behind it (Conv-up-1)?")
-        if not re.fullmatch(r"[1-9]\d*", count):
-            raise ValueError(f"{entry!r}: expected a number of at least 1 behind {kind}-, found {count!r}")
+        count = text[len(kind) + 1 :]
+        if not re.fullmatch(r"[1-9][0-9]{0,4}", count) or int(count) > MOST:
+            told = count if len(count) <= 20 else f"{count[:20]}..."
+            raise ValueError(f"{text[:60]!r}: expected a number from 1 to {MOST} behind {kind}-, found {told!r}")
         found.append(Part(kind, int(count)))
     return found
 
@@ -167,7 +171,7 @@ class ModuleGenerator(nn.Module):
         """Channels and size of the map behind each module."""
         before, side = START_CHANNELS, START
         for place, (kind, count) in enumerate(self.modules_listed):
-            after = min(max(int(width / 2 ** (decay * place)), least), most)
+            after = min(max(int(width / 2 ** min(decay * place, 1000)), least), most)
             if kind == "C_global":
                 after = styled
                 self.layers.append(_Styled(before, after, count, self.discrete))
@@ -197,14 +201,17 @@ class ModuleGenerator(nn.Module):
         if isinstance(modules, str):
             yield f"modules: expected a list of names such as Conv-up-1, found the text {modules!r}"
             return
+        if not isinstance(modules, Sequence):
+            yield f"modules: expected a list of names such as Conv-up-1, found {modules!r}"
+            return
         try:
             found = parts(modules)
         except ValueError as error:
             yield f"modules: {error}"
             return
         ups = sum(part.number for part in found if part.kind == "Conv-up")
-        if START * 2**ups != size:
-            side = START * 2**ups
+        if START << ups != size:
+            side = START << ups if ups < 30 else f"{START}*2^{ups}"
             yield (
                 f"modules: the list has {ups} times Conv-up and reaches {side}x{side} pixels, not {size}x{size}; "
                 f"{_needed(size)}"
@@ -241,6 +248,6 @@ class ModuleGenerator(nn.Module):
 def _needed(size: int) -> str:
     """In words, how often a list has to double a map to reach a size."""
     times = size // START
-    if size % START or times & (times - 1):
+    if size < START or size % START or times & (times - 1):
         return f"sizes are {START} times a power of 2"
     return f"expected {times.bit_length() - 1} times"

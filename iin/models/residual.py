@@ -31,8 +31,13 @@ def group_deviation(x: Tensor, group: int = GROUP) -> Tensor:
 
     Returns:
         ``[B, C + 1, H, W]``.
+
+    Raises:
+        ValueError: there are no images.
     """
     count = len(x)
+    if not count:
+        raise ValueError("group_deviation: expected at least 1 image, found none")
     size = next(size for size in range(min(group, count), 0, -1) if count % size == 0)
     groups = x.unflatten(0, (size, count // size))  # [G, M, C, H, W]
     variance = (groups - groups.mean(0)).square().mean(0)  # [M, C, H, W]
@@ -143,6 +148,9 @@ class PairRecogniser(nn.Module):
         mode: both images behind each other (``concat``), or their difference (``diff``).
         width, most: see `ResidualDiscriminator`.
 
+    Raises:
+        ValueError: a size that cannot be halved down to 4x4.
+
     References:
         Learning Disentangled Representations with Latent Variation Predictability (Zhu, Xu and Tao, 2020),
         arXiv:2007.12885, the published code
@@ -158,10 +166,12 @@ class PairRecogniser(nn.Module):
         most: Count = 512,
     ) -> None:
         super().__init__()
+        for mistake in self.check(size=size):
+            raise ValueError(f"PairRecogniser: {mistake}")
         self.channels, self.size, self.outputs, self.mode = channels, size, outputs, mode
         self.body = ResidualDiscriminator(channels * (2 if mode == "concat" else 1), size, outputs, width, most)
 
-    check = ResidualDiscriminator.check
+    check = staticmethod(ResidualDiscriminator.check)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Logits ``[B, outputs]`` of pairs of images, each ``[B, C, size, size]`` in [-1, 1]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -167,6 +168,23 @@ class VariationGAN(System):
                     f"{name}: answers {found} numbers; expected outputs: {expected} (the generator's codes have "
                     f"{self.discrete} classes and {self.continuous} continuous numbers)"
                 )
+        if self.recogniser is not None:
+            pair = self.objective == "vp"
+            try:
+                inspect.signature(self.recogniser.forward).bind(*[None] * (2 if pair else 1))
+            except TypeError as error:
+                what, kind = (
+                    ("both images of a pair", "PairRecogniser") if pair else ("one image", "ResidualDiscriminator")
+                )
+                raise ValueError(
+                    f"recogniser: {self.objective} shows it {what}, which {type(self.recogniser).__name__} does not "
+                    f"take; expected iin.models.{kind}, or alike"
+                ) from error
+        if self.objective == "vp" and self.variation == "onedim" and self.continuous < 2:
+            raise ValueError(
+                f"generator: takes {self.continuous} continuous number, and which one has changed is nothing to tell; "
+                "expected at least 2 (C_global-2)"
+            )
         classes = getattr(self.discriminator, "classes", 0)
         if classes and (classes != self.discrete or self.objective != "vp"):
             raise ValueError(
@@ -194,14 +212,13 @@ class VariationGAN(System):
         """
         like = next(self.generator.parameters())
         device = like.device if generator is None else generator.device
-        drawn = torch.rand(n, self.continuous, generator=generator, device=device)
+        draw = torch.randn if self.latent == "normal" else torch.rand
+        value = draw(n, self.continuous, generator=generator, device=device)
         if self.latent == "uniform":
-            value = 2 * REACH * drawn - REACH
-        elif self.latent == "normal":
-            value = torch.randn(n, self.continuous, generator=generator, device=device)
-        else:
+            value = 2 * REACH * value - REACH
+        elif self.latent == "truncated":
             within = math.erf(REACH / math.sqrt(2))  # share of a normal distribution that is not cut off
-            value = (math.sqrt(2) * torch.erfinv(within * (2 * drawn - 1))).clamp(-REACH, REACH)
+            value = (math.sqrt(2) * torch.erfinv(within * (2 * value - 1))).clamp(-REACH, REACH)
         label = torch.zeros(n, self.discrete, device=device)
         if self.discrete:
             chosen = torch.randint(self.discrete, (n, 1), generator=generator, device=device)

@@ -11,6 +11,8 @@ from iin.arguments import NonNegative, NonNegativeInt, Positive
 from iin.flows.base import at_least_single
 from iin.losses import variation_loss
 from iin.models import ConvVAE, PairRecogniser
+from iin.models.gaussian import standard_normal
+from iin.seeds import mix
 from iin.systems.vae import VAE, Regulariser, Seen
 
 __all__ = ["VariationVAE"]
@@ -44,7 +46,8 @@ class VariationVAE(VAE):
     Args:
         model: see `VAE`.
         recogniser: `iin.models.PairRecogniser`, with as many outputs as the code has numbers.
-        variation_weight: of the term; 0 computes it for the recogniser alone, which then is a spectator.
+        variation_weight: of the term; 0 computes it for the recogniser alone, which then is a spectator: the
+            autoencoder is to the bit what it would be without (unless ``train.clip`` cuts the gradients of both).
         source: where codes come from, ``posterior`` or ``prior``.
         change: ``redraw`` or ``step``.
         epsilon: deviation of a step.
@@ -90,28 +93,33 @@ class VariationVAE(VAE):
 
     def penalty(self, seen: Seen, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         added, scalars = super().penalty(seen, step)
-        z, other, changed = self.pairs(seen.z.detach())
+        # From numbers of its own: whatever else is drawn in a step is what it would be without this term.
+        own = torch.Generator().manual_seed(mix(torch.initial_seed(), step))
+        z, other, changed = self.pairs(seen.z.detach(), own)
         # Without a weight the decoder does not hear of it, and the recogniser learns all the same.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.variation_weight > 0):
             images = self.decode(z), self.decode(other)
         logits = at_least_single(self.recogniser(*images))
         vp = variation_loss(logits, changed).mean()
         accuracy = (logits.argmax(1) == changed).float().mean()
-        return added + (self.variation_weight or 1.0) * vp, {**scalars, "vp": vp, "accuracy": accuracy}
+        term = self.variation_weight * vp if self.variation_weight else vp - vp.detach()
+        return added + term, {**scalars, "vp": vp, "accuracy": accuracy}
 
-    def pairs(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def pairs(self, z: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Codes that differ in one number, and which it is.
 
         Args:
             z: codes of images ``[B, L]``.
+            generator: of what is drawn, on whatever device; by default torch's own.
 
         Returns:
             First codes and second codes, each ``[B, L]``; the number that differs ``[B]`` int64.
         """
         if self.source == "prior":
-            z = torch.randn_like(z)
-        changed = torch.randint(self.dim, (len(z),), device=z.device)
-        drawn = torch.randn_like(z[:, :1])
+            z = standard_normal(len(z), self.dim, z, generator)
+        where = z.device if generator is None else generator.device
+        changed = torch.randint(self.dim, (len(z),), generator=generator, device=where).to(z.device)
+        drawn = standard_normal(len(z), 1, z, generator)
         if self.change == "redraw":
             return z, z.scatter(1, changed[:, None], drawn), changed
         return z, z.scatter_add(1, changed[:, None], self.epsilon * drawn), changed
