@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from iin.arrays import lacking
 from iin.building import datasets, device_of, test_set
 from iin.config import Training
 from iin.experiment import load
@@ -16,6 +21,9 @@ from iin.run import Run
 from iin.seeds import mix
 
 __all__ = ["write"]
+
+BLOCK = 4096
+"""Bytes of a disk that a picture takes at least."""
 
 
 def write(
@@ -41,6 +49,8 @@ def write(
         overrides: ``key=value``, settings to change.
         allow: packages beyond the program's own that its configuration may name.
 
+    SIGTERM ends the process as ever, but not before what was begun is removed.
+
     Returns:
         Number of pairs, and of latents.
 
@@ -51,7 +61,8 @@ def write(
         raise ValueError(f"--count: expected at least 1, found {count}")
     if seed < 0:
         raise ValueError(f"--seed: expected 0 or more, found {seed}")
-    check_folder(folder)
+    if reason := lacking(check_folder(folder), count * BLOCK):
+        raise ValueError(f"--count: {count:,} pairs find no room ({reason})")
     trained = load(run, which, overrides=overrides, allow=allow)
     system, tree = trained.system, trained.tree
     latents_of(system)
@@ -62,4 +73,18 @@ def write(
         (data,) = datasets(tree, "test")
         batches = test_set(data, settings, tree.get("seed", 0))
     generator = torch.Generator().manual_seed(mix(seed, 0))
-    return write_pairs(folder, draw_pairs(system, count, generator, batches=batches))
+    with _tidy():
+        return write_pairs(folder, draw_pairs(system, count, generator, batches=batches))
+
+
+@contextlib.contextmanager
+def _tidy() -> Iterator[None]:
+    """Within this context SIGTERM ends the process by an exception, which leaves nothing half-written."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

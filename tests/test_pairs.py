@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 from runs import evaluate, only, train
 
 import iin
+import iin.pairs as writing
 from iin.cli import pairs as command
 from iin.metrics import VariationPredictability
 from iin.metrics.variation import VariedPairs, draw_pairs, read_pairs, write_pairs
@@ -91,6 +93,7 @@ def test_what_cannot_be_written_leaves_nothing(run: Run, here: Path, error: Call
         ("--out", "file"): "file: exists already",
         ("--out", "no/where"): "no/where: there is no folder no; make it first",
         ("--out", "new", "--count", "0"): "--count: expected at least 1, found 0",
+        ("--out", "new", "--count", str(10**15)): "--count: 1,000,000,000,000,000 pairs find no room",
         ("--out", "new", "--seed", "-1"): "--seed: expected 0 or more, found -1",
     }.items():
         assert pairs("-p", run.folder, *arguments) == 2
@@ -112,8 +115,50 @@ def test_a_failure_on_the_way_leaves_nothing(here: Path) -> None:
     with pytest.raises(ValueError, match="there are no pairs to write"):
         write_pairs("new", [])
     assert not os.listdir()
+    with pytest.raises(ValueError, match=r"new: expected images as uint8 levels, found torch.float32"):
+        write_pairs("new", [made(3)._replace(first=torch.zeros(3, 3, 8, 8))])
+    assert not os.listdir()
     (here / "empty").mkdir()
     assert write_pairs("empty", [made(3)]) == (3, 5)
+
+
+def test_empty_folders_of_other_kinds(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be replaced is refused before anything is made."""
+
+    def never() -> Any:
+        raise AssertionError
+        yield
+
+    with pytest.raises(ValueError, match=r"\.: is the current folder; give a new folder in it"):
+        write_pairs(".", never())
+    (here / "disk").mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(os.path, "ismount", lambda path: Path(path).name == "disk")
+        with pytest.raises(ValueError, match="disk: is a disk of its own; give a new folder in it"):
+            write_pairs("disk", never())
+    for target in ("disk", "later"):  # links to an empty folder, and to none yet
+        (here / "link").symlink_to(target)
+        assert write_pairs("link", [made(3)]) == (3, 5)
+        assert (here / "link").is_symlink() and (here / target / "labels.npy").is_file()
+        (here / "link").unlink()
+    assert sorted(os.listdir()) == ["disk", "later"]
+
+
+def test_a_request_to_end_leaves_nothing(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, seen = writing.draw_pairs, []
+
+    def draw(*arguments: Any, **settings: Any) -> Any:
+        for part in drawn(*arguments, **settings):
+            yield part
+            seen.extend(os.listdir())
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(writing, "draw_pairs", draw)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    with pytest.raises(SystemExit) as ended:
+        pairs("-p", run.folder, "--out", "new", "--count", 130, "-q")
+    assert ended.value.code == 128 + signal.SIGTERM and len(seen) == 1 and not os.listdir()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_system_without_latents_is_told_so(here: Path, error: Callable[[], str]) -> None:
@@ -158,6 +203,10 @@ def replace(content: Any) -> Callable[[Path], None]:
     return change
 
 
+_ABOUT = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000000, 5)}\n"
+HUGE = b"\x93NUMPY\1\0" + len(_ABOUT).to_bytes(2, "little") + _ABOUT
+"""A file that says that it has 40 PB of labels."""
+
 BROKEN = {
     "missing": (remove, "4 of 60 images are missing: pair_000003.jpg, pair_000004.jpg, pair_000007.jpg and 1 more"),
     "all missing": (lambda f: [p.unlink() for p in f.glob("*.jpg")], "60 of 60 images are missing"),
@@ -169,6 +218,11 @@ BROKEN = {
     "flat labels": (relabel(np.ones(60)), "labels.npy: expected differences of latents [N, L], found float64 [60]"),
     "words": (relabel(np.array([["a", "b"]] * 60)), "labels.npy: expected differences of latents [N, L], found <U1"),
     "objects": (relabel(np.array([[{}, {}]] * 60)), "labels.npy: cannot be read ("),
+    "a labels' NaN": (relabel(np.where(np.eye(60)[:, :5], np.nan, 1)), "labels.npy: NaN or infinity, first in row 0"),
+    "no difference": (relabel(np.eye(60)[:, :5]), "labels.npy: 55 of 60 rows are all zero, first row 5"),
+    "one latent": (relabel(np.ones((60, 1))), "labels.npy: differences of 1 latent; expected at least 2"),
+    "huge labels": (lambda f: (f / "labels.npy").write_bytes(HUGE), "labels.npy: cannot be read ("),
+    "half an archive": (lambda f: (f / "labels.npy").write_bytes(b"PK\3\4"), "labels.npy: cannot be read ("),
     "cut labels": (lambda f: (f / "labels.npy").write_bytes(b"\x93NUMPY"), "labels.npy: cannot be read ("),
     "no labels": (lambda f: (f / "labels.npy").unlink(), "labels.npy: no such file; expected the differences"),
     "other latents": (relabel(np.ones((60, 6))), "labels.npy is of 6 latents, but the system has 5"),

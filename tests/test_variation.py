@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import signal
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +300,45 @@ def pattern(target: Tensor) -> Tensor:
     return one.repeat_interleave(6, 2).repeat_interleave(6, 3)
 
 
+ODD: dict[str, tuple[dict[str, Any], str]] = {
+    "NaN": ({"first": torch.full((60, 1, 12, 12), torch.nan)}, "first: images hold NaN or infinity"),
+    "whole numbers": (
+        {"first": torch.zeros(60, 1, 12, 12, dtype=torch.long)},
+        "first: expected floats in .* torch.int64",
+    ),
+    "nothing": ({"second": None}, "second: expected an array of numbers, found NoneType"),
+    "words": ({"delta": np.array(["a"] * 60)}, r"delta: expected an array of numbers, found <U1 \[60\]"),
+    "rank": ({"first": torch.zeros(60, 12, 12)}, r"expected pairs of images \[N, C, H, W\]"),
+    "few rows": ({"delta": torch.eye(4).repeat(5, 1)}, "there are 60 pairs, and 20 rows"),
+    "no difference": ({"delta": torch.zeros(60, 4)}, "60 of 60 rows are all zero, the first one is 0"),
+    "complex": (
+        {"delta": torch.ones(60, 4, dtype=torch.complex64)},
+        "delta: expected real differences .* found torch.complex64",
+    ),
+    "truth": ({"delta": torch.arange(60) % 2 == 0}, r"or whole numbers \[N\], found torch.bool \[60\]"),
+    "one latent": ({"delta": torch.ones(60, 1)}, "at least 2 latents are needed to tell them apart, found 1"),
+    "no latents": ({"delta": torch.arange(60) % 4, "latents": 0}, "latents: at least 2 are needed"),
+    "infinite rate": ({"lr": float("inf")}, "lr: expected more than 0, and finite, found inf"),
+    "large rate": ({"lr": 1e30}, r"lr: with 1e\+30 the recogniser's answers are NaN or infinity after 1 epochs"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_arrays_and_settings_are_one_line(name: str) -> None:
+    given, words = ODD[name]
+    first, second, delta = quarters(60)
+    with pytest.raises(ValueError, match=words) as error:
+        score(**{"first": first, "second": second, "delta": delta, **ONCE, **given})
+    assert "\n" not in str(error.value)
+
+
+def test_graphics_processors_are_not_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    score(*quarters(60), **{**ONCE, "epochs": 1})
+    assert not seeded
+
+
 def test_a_check_ends_the_work() -> None:
     calls = []
 
@@ -337,6 +378,43 @@ def test_pairs_differ_in_one_latent_and_never_in_the_class() -> None:
     close(codes[0, :, 3:] - codes[1, :, 3:], pairs.delta, 1 / 255)
     again = collect(draw_pairs(Named(), 250, torch.Generator().manual_seed(0), batch_size=60), 250)
     assert torch.equal(again.first, pairs.first) and torch.equal(again.delta, pairs.delta)
+
+
+class Coarse(Quarters):
+    """Latents that are often drawn as they were."""
+
+    levels = 2
+
+    def latents(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        return torch.randint(self.levels, (n, 4), generator=generator).float()
+
+
+def test_a_latent_that_is_drawn_as_it_was_is_drawn_once_more() -> None:
+    pairs = collect(draw_pairs(Coarse(), 200, torch.Generator().manual_seed(0)), 200)
+    assert ((pairs.delta != 0).sum(1) == 1).all() and pairs.delta.abs().max() == 1
+    system = Coarse()
+    system.levels = 1
+    with pytest.raises(ValueError, match=r"Coarse.latents draws number [0-3] always the same"):
+        next(draw_pairs(system, 5, torch.Generator()))
+    with pytest.raises(ValueError, match="batch_size: expected at least 1, found 0"):
+        next(draw_pairs(Coarse(), 5, torch.Generator(), batch_size=0))
+
+
+def test_pairs_of_one_run_are_gone_before_the_next_ones_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, kept, alive = VariationPredictability._made, [], []
+
+    def make(self: VariationPredictability, *arguments: Any) -> VariedPairs:
+        gc.collect()
+        alive.append(sum(reference() is not None for reference in kept))
+        pairs = made(self, *arguments)
+        kept.append(weakref.ref(pairs.first))
+        return pairs
+
+    monkeypatch.setattr(VariationPredictability, "_made", make)
+    scored(Quarters(), count=40, epochs=1, runs=3)
+    assert alive == [0, 0, 0]
+    with pytest.raises(ValueError, match="runs: expected at least 1, found 0"):
+        VariationPredictability(runs=0)
 
 
 def test_levels_are_rounded_as_published() -> None:

@@ -79,6 +79,8 @@ class VariationPredictability:
         self.count = count
         self.learning = Learning(mode, epochs, batch_size, lr, test_share, validation_share, every)
         self.learning.check()
+        if runs < 1:
+            raise ValueError(f"runs: expected at least 1, found {runs}")
         self.runs = runs
         self.decoded = decoded
         self.memory = memory
@@ -136,6 +138,7 @@ class VariationPredictability:
             seed = mix(self.seed, run)
             images = pairs.first, pairs.second
             found.append(learn(*images, target, latents, self.learning, seed=seed, device=device, check=check))
+            del pairs, images  # before the next ones are made: there is room for one set
         figures = {f"vp/{name}": value for name, value in summary(found).items()}
         learnt = about[0] - int(about[0] * self.learning.test_share)
         source = "" if self.pairs is None else f" of {self.pairs.name}"

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +36,9 @@ __all__ = [
 
 LABELS = "labels.npy"
 _NAME = re.compile(r"pair_(\d{6,})\.jpg")
+
+TRIES = 100
+"""Draws after which a latent that is always the same is given up."""
 
 
 class VariedPairs(NamedTuple):
@@ -135,8 +139,11 @@ def draw_pairs(
         Pairs, on the CPU.
 
     Raises:
-        ValueError: the system cannot decode; its images are no images, or not finite.
+        ValueError: the system cannot decode, or draws a latent always the same; its images are no images, or not
+            finite; or a batch size of 0.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, found {batch_size}")
     about = latents_of(system)
     device = next((p.device for p in system.parameters()), torch.device("cpu"))
     contexts = _contexts(system, batches, batch_size) if getattr(system, "conditional", False) else None
@@ -152,8 +159,16 @@ def draw_pairs(
             raise ValueError(
                 f"pairs: {type(system).__name__}.latents answered {list(z.shape)}, expected {[size, about.dim]}"
             )
-        which = about.discrete + torch.randint(about.varied, (size,), generator=generator).to(z.device)
-        varied = z.scatter(1, which[:, None], anew.gather(1, which[:, None]))
+        which = about.discrete + torch.randint(about.varied, (size,), generator=generator).to(z.device)[:, None]
+        old, new = z.gather(1, which), anew.gather(1, which)
+        for _ in range(TRIES):  # single precision repeats itself, once in some million draws
+            if not (same := old == new).any():
+                break
+            new = torch.where(same, about.draw(size, generator).detach().gather(1, which), new)
+        else:
+            latent = int(which[same.nonzero()[0, 0]])
+            raise ValueError(f"pairs: {type(system).__name__}.latents draws number {latent} always the same")
+        varied = z.scatter(1, which, new)
         first, second = (_levels(about.decode(part.to(device), *context), size) for part in (z, varied))
         yield VariedPairs(first, second, (z.double() - varied.double())[:, about.discrete :].cpu())
         done += size
@@ -222,7 +237,7 @@ def _space(shape: tuple[int, ...], memory: int) -> Tensor:
 
 
 def check_folder(folder: str | Path) -> Path:
-    """The folder that pairs shall be written to.
+    """The folder that pairs shall be written to; of a link, what it leads to.
 
     Raises:
         ValueError: there is something already, or nowhere to write.
@@ -230,6 +245,12 @@ def check_folder(folder: str | Path) -> Path:
     folder = Path(folder).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder}: exists already; give a folder that is new, or empty")
+    if folder.is_symlink():
+        folder = folder.resolve()
+    # An empty folder is replaced, which these do not bear.
+    if folder.is_dir() and (os.path.ismount(folder) or folder.samefile(".")):
+        what = "a disk of its own" if os.path.ismount(folder) else "the current folder"
+        raise ValueError(f"{folder}: is {what}; give a new folder in it")
     if not folder.absolute().parent.is_dir():
         raise ValueError(f"{folder}: there is no folder {folder.parent}; make it first")
     if not os.access(folder.absolute().parent, os.W_OK):
@@ -251,7 +272,8 @@ def write_pairs(folder: str | Path, parts: Iterable[VariedPairs]) -> tuple[int, 
         Number of pairs, and of latents.
 
     Raises:
-        ValueError: the folder cannot be had, there are no pairs, or images have neither 1 nor 3 channels.
+        ValueError: the folder cannot be had, there are no pairs, or images have neither 1 nor 3 channels or are no
+            levels.
     """
     folder = check_folder(folder)
     around = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.absolute().parent))
@@ -261,6 +283,10 @@ def write_pairs(folder: str | Path, parts: Iterable[VariedPairs]) -> tuple[int, 
             if part.first.shape[1] not in (1, 3):
                 raise ValueError(
                     f"{folder}: JPEGs are grey or RGB, but images have {part.first.shape[1]} channels; expected 1 or 3"
+                )
+            if part.first.dtype != torch.uint8 or part.second.dtype != torch.uint8:
+                raise ValueError(
+                    f"{folder}: expected images as uint8 levels, found {part.first.dtype} and {part.second.dtype}"
                 )
             side_by_side = torch.cat((part.first, part.second), 3).permute(0, 2, 3, 1).numpy()  # [B, H, 2W, C]
             for pixels in side_by_side:
@@ -286,7 +312,7 @@ def read_labels(folder: str | Path) -> np.ndarray:
     """Differences of latents ``[N, L]`` of a folder of pairs.
 
     Raises:
-        ValueError: no such folder, no labels in it, or labels of another kind.
+        ValueError: no such folder, no labels in it, labels of another kind, NaN, or a row without a difference.
     """
     folder = Path(folder).expanduser()
     path = folder / LABELS
@@ -296,11 +322,21 @@ def read_labels(folder: str | Path) -> np.ndarray:
         raise ValueError(f"{path}: no such file; expected the differences of latents of each pair [N, L]")
     try:
         found = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, MemoryError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from error
     if not isinstance(found, np.ndarray) or found.ndim != 2 or found.dtype.kind not in "fiu" or not found.size:
         what = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else "an archive"
         raise ValueError(f"{path}: expected differences of latents [N, L], found {what}")
+    if found.shape[1] < 2:
+        raise ValueError(f"{path}: differences of {found.shape[1]} latent; expected at least 2, to tell them apart")
+    if not np.isfinite(found).all():
+        row = int(np.flatnonzero(~np.isfinite(found).all(1))[0])
+        raise ValueError(f"{path}: NaN or infinity, first in row {row}; expected differences of latents, all finite")
+    if same := np.flatnonzero(~found.any(1)).tolist():
+        raise ValueError(
+            f"{path}: {len(same)} of {len(found)} rows are all zero, first row {same[0]}; expected a latent that "
+            "differs in each pair"
+        )
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -37,8 +38,8 @@ class Learning(NamedTuple):
         for name in ("epochs", "batch_size", "every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        if not self.lr > 0:
-            raise ValueError(f"lr: expected more than 0, found {self.lr}")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr: expected more than 0, and finite, found {self.lr}")
         if not 0 < self.validation_share < self.test_share < 1:
             raise ValueError(
                 "expected 0 < validation_share < test_share < 1 (the validation share is one of the test pairs), "
@@ -104,8 +105,8 @@ def score(
         deviations over runs (with n - 1; 0 of a single run).
 
     Raises:
-        ValueError: images or latents do not fit together, are not finite or too small; too few pairs; or a setting that
-            makes no sense.
+        ValueError: images or latents are no arrays, do not fit together, are not finite or too small; too few pairs; a
+            setting that makes no sense, or a learning rate at which the recogniser diverges.
 
     References:
         Learning Disentangled Representations with Latent Variation Predictability (Zhu, Xu and Tao, 2020),
@@ -142,7 +143,11 @@ def changed(delta: Tensor | np.ndarray, latents: int | None = None) -> tuple[Ten
     Raises:
         ValueError: another shape or number, a row without a difference, or values that are not finite.
     """
-    values = torch.as_tensor(delta)
+    values = _tensor(delta, "delta")
+    if latents is not None and latents < 2:
+        raise ValueError(f"latents: at least 2 are needed to tell them apart, found {latents}")
+    if values.is_complex():
+        raise ValueError(f"delta: expected real differences [N, L], or whole numbers [N], found {values.dtype}")
     if values.ndim == 2 and values.shape[1]:
         size = values.double().abs()
         if not size.isfinite().all():
@@ -151,7 +156,7 @@ def changed(delta: Tensor | np.ndarray, latents: int | None = None) -> tuple[Ten
         if same:
             raise ValueError(f"delta: {len(same)} of {len(values)} rows are all zero, the first one is {same[0]}")
         target, number = size.argmax(1), values.shape[1]
-    elif values.ndim == 1 and not values.is_floating_point() and len(values):
+    elif values.ndim == 1 and len(values) and not (values.is_floating_point() or values.dtype == torch.bool):
         target = values.long()
         number = int(target.max()) + 1 if latents is None else latents
         if target.min() < 0 or target.max() >= number:
@@ -217,7 +222,7 @@ def learn(
     learnt, rest = (torch.from_numpy(rows) for rows in split(len(first), how.test_share, _numpy(seed)))
     chosen = int(len(first) * how.validation_share)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mix(seed, 1))
+        torch.default_generator.manual_seed(mix(seed, 1))  # and not those of graphics processors, which nobody keeps
         model = Recogniser(3 if first.shape[1] == 1 else first.shape[1], latents, how.mode)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # a quarter faster
     order = torch.Generator().manual_seed(mix(seed, 2))
@@ -241,7 +246,13 @@ def learn(
                 continue
             model.eval()
             with torch.no_grad():
-                right = torch.cat([seen(rows).argmax(1).cpu() == target[rows] for rows in rest.split(LOOKED_AT)])
+                logits = torch.cat([seen(rows).cpu() for rows in rest.split(LOOKED_AT)])
+            if not logits.isfinite().all():
+                raise ValueError(
+                    f"lr: with {how.lr} the recogniser's answers are NaN or infinity after {epoch} epochs; expected "
+                    "less, such as 0.01"
+                )
+            right = logits.argmax(1) == target[rest]
             published = max(published, _share(right))
             if _share(right[:chosen]) > validated:
                 validated, honest = _share(right[:chosen]), _share(right[chosen:])
@@ -264,9 +275,18 @@ def _values(images: Tensor) -> Tensor:
     return images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
 
 
+def _tensor(values: Any, name: str) -> Tensor:
+    """Numbers of any kind of array."""
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        found = f"{values.dtype} {list(values.shape)}" if isinstance(values, np.ndarray) else type(values).__name__
+        raise ValueError(f"{name}: expected an array of numbers, found {found}") from error
+
+
 def _images(images: Any, name: str) -> Tensor:
     """Images of an array, whose type tells how they are meant."""
-    values = torch.as_tensor(images)
+    values = _tensor(images, name)
     if values.dtype != torch.uint8 and not values.is_floating_point():
         raise ValueError(f"{name}: expected floats in [-1, 1], or uint8 levels, found {values.dtype}")
     if values.is_floating_point() and not values.isfinite().all():
