@@ -113,7 +113,7 @@ def axes(words: Iterable[str]) -> dict[str, list[Any]]:
             mistakes.append(f"--sweep {word}: no value for {key}")
         elif key in found:
             mistakes.append(f"--sweep {word}: {key} a second time; give all its values at once")
-        elif twice := [value for index, value in enumerate(values) if value in values[:index]]:
+        elif twice := [value for index, value in enumerate(values) if any(_same(value, v) for v in values[:index])]:
             mistakes.append(f"--sweep {word}: the value {_spelled(twice[0])} a second time")
         else:
             found[key] = values
@@ -181,11 +181,20 @@ def _refuse_twins(points: Sequence[Point], swept: Axes) -> None:
     for point in points:
         twin = seen.setdefault(point.plan.digest, point)
         if twin is not point:
-            keys = [key for key in swept if twin.settings[key] != point.settings[key]]
+            keys = [key for key in swept if not _same(twin.settings[key], point.settings[key])]
             raise ConfigError(
                 f"--sweep: {twin.label} and {point.label} would be the same run, since {' and '.join(keys)} "
                 "leaves its weights as they are; set it once, before --sweep"
             )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are one; 1 and true are two, which Python's comparison does not say."""
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
 def _spelled(value: Any) -> str:

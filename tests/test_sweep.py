@@ -53,6 +53,13 @@ def test_values_are_separated_as_in_a_list_of_yaml() -> None:
     }
 
 
+def test_one_and_true_are_two_values() -> None:
+    found = sweep.axes(["a=1,true", "b=[0,1],[false,1]", "c={x: 0},{x: false}", "d=0,false,null"])
+    assert [[repr(value) for value in values] for values in found.values()] == [
+        ["1", "True"], ["[0, 1]", "[False, 1]"], ["{'x': 0}", "{'x': False}"], ["0", "False", "None"]
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("word", "complaint"),
     [
@@ -60,6 +67,9 @@ def test_values_are_separated_as_in_a_list_of_yaml() -> None:
         ("=1,2", "--sweep =1,2: expected key.sub=value,value,..."),
         ("seed=", "--sweep seed=: no value for seed"),
         ("seed=1,2,1", "--sweep seed=1,2,1: the value 1 a second time"),
+        ("seed=1,1.0", "--sweep seed=1,1.0: the value 1.0 a second time"),
+        ("a=[0,true],[0,true]", "--sweep a=[0,true],[0,true]: the value [0, true] a second time"),
+        ("a={x: 1},{x: 1}", '--sweep a={x: 1},{x: 1}: the value {"x": 1} a second time'),
         ("seed=1],[2", "--sweep seed=1],[2: "),
         ("seed=.nan", "--sweep seed=.nan: expected a finite number"),
     ],
