@@ -608,4 +608,7 @@ def test_pictures_that_no_patch_can_be_cut_from(tmp_path: Path) -> None:
     root = fabricate.folder(tmp_path / "pictures", 3)
     refused(lambda: NaturalPatches(root, size=200), "64x64", "200x200")
     (root / "square" / "spoilt.png").write_bytes(b"nothing")
-    refused(lambda: NaturalPatches(root), "1 of 4", "spoilt.png")
+    refused(lambda: NaturalPatches(root), "1 of 4", "spoilt.png", "mend or remove them")
+    with pytest.raises(ValueError) as caught:
+        NaturalPatches(root)
+    assert "on_error" not in str(caught.value)  # which it does not have

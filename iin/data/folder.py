@@ -159,13 +159,13 @@ class Selection:
         self.pictures = decoded.select([row for row, yes in enumerate(good) if yes])
 
 
-def usable(total: int, bad: dict[str, str], on_error: OnError, where: str | Path, what: str) -> None:
+def usable(total: int, bad: dict[str, str], on_error: OnError | None, where: str | Path, what: str) -> None:
     """Refuse or report what cannot be used: named, with reasons, and counted.
 
     Args:
         total: how many there are, good and bad.
         bad: name -> reason, which may be empty.
-        on_error: what to do about them.
+        on_error: what to do about them; None for a data set that has no such argument, and refuses them.
         where: the folder or file, for messages.
         what: what is wrong with them.
 
@@ -175,8 +175,9 @@ def usable(total: int, bad: dict[str, str], on_error: OnError, where: str | Path
     if not bad:
         return
     message = f"{where}: {len(bad):,} of {total:,} {what}: {few([f'{k} ({v})' if v else k for k, v in bad.items()])}"
-    if on_error == "raise":
-        raise ValueError(f"{message}; mend or remove them, or leave them out with on_error: skip")
+    if on_error != "skip":
+        advice = "mend or remove them" + (", or leave them out with on_error: skip" if on_error else "")
+        raise ValueError(f"{message}; {advice}")
     if len(bad) == total:
         raise ValueError(f"{message}; nothing is left")
     warn_once(f"{message}; left out")

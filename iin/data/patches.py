@@ -167,7 +167,7 @@ def _of_folder(root: Path) -> dict[str, Tensor]:
             bad[name] = error.strerror or str(error)
         except ValueError as error:
             bad[name] = str(error)
-    usable(len({*found.names, *bad}), bad, "raise", root, "pictures cannot be used")
+    usable(len({*found.names, *bad}), bad, None, root, "pictures cannot be used")
     return good
 
 
