@@ -28,8 +28,14 @@ def write_atomically(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file beside ``path`` that takes its place when the block ends, or vanishes if it fails.
 
     The file is synced before it is renamed, and the folder after: a crash leaves the old file or the new one.
+
+    Raises:
+        OSError: it cannot be written; the error names ``path``.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -37,9 +43,11 @@ def write_atomically(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
+        if isinstance(error, OSError) and error.filename == name:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -60,6 +60,8 @@ class Run:
     """
 
     def __init__(self, folder: str | Path) -> None:
+        if not os.fspath(folder):
+            raise RunError("'': no run; expected the path of a folder below logs/, or . for the current one")
         folder = Path(folder)
         if folder.name == "config.yaml":
             folder = folder.parent

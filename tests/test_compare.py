@@ -105,6 +105,18 @@ def test_what_moves_stands_beside_each_other(swept: list[Path]) -> None:
     assert re.findall(r"<b>(gamma=.*?)</b>", block) == ["gamma=0.0", "gamma=0.01", "gamma=0.1"]
 
 
+def test_pictures_that_tell_runs_apart_are_open_and_stand_first(swept: list[Path]) -> None:
+    image = torch.linspace(-1, 1, 3).view(1, 3, 1, 1, 1).expand(2, 3, 1, 8, 8)
+    for folder in swept:
+        more = {name: Picture(image) for name in ("inputs", "jacobian", "reconstructions", "samples", "fixed_samples")}
+        pictures.write(folder / "images", {**more, "traversals": Picture(image, loop=Loop(image))}, 40)
+    found = re.findall(r"<details( open)?><summary>(.*?)</summary>", page_of(swept)[0].split("<h2>Pictures</h2>")[1])
+    assert [title for is_open, title in found if is_open] == [
+        "Reconstructions", "Jacobian", "Traversals", "Traversals in motion"
+    ]  # fmt: skip
+    assert [title for _, title in found[4:7]] == ["Fixed samples", "Samples", "Inputs"]
+
+
 def test_the_best_is_marked_where_one_way_is_good(swept: list[Path]) -> None:
     page, _ = page_of(swept, figures=["reconstruction/mae", "loss/unknown"])
     table = page.split("<tbody>")[1].split("</tbody>")[0]
@@ -202,6 +214,8 @@ def test_the_command_writes_one_file(swept: list[Path], tmp_path: Path, capsys: 
         (["{0}", "{logs}/absent"], "absent: not a run folder, it does not exist"),
         (["{0}", "{1}", "--save", "page.txt"], "--save page.txt: expected a file named .html"),
         (["{0}", "{1}", "--save", "absent/page.html"], "--save absent/page.html: there is no folder absent"),
+        (["{0}", "{1}", ""], "'': no run; expected the path of a folder"),
+        (["{0}", "{1}", "--save", "x" * 240 + ".html"], "File name too long: '" + "x" * 240 + ".html'"),
         (["{0}", "{1}", "--figures", "fid"], "--figures fid: no such figure"),
     ],
 )

@@ -210,7 +210,7 @@ def test_heavy_pictures_do_not_make_the_page_heavy(folder: Path) -> None:
     _, reader = read_page(folder)
     embedded = [source for source in reader.sources if source.startswith("data:image/webp;base64,")]
     assert len(embedded) == 2 and len(reader.sources) == 7
-    for source, file, width in zip(embedded, (path, huge), (530, 1100), strict=True):
+    for source, file, width in zip(embedded, (huge, path), (1100, 530), strict=True):
         content = base64.b64decode(source.partition(",")[2])
         assert len(content) < file.stat().st_size / 2
         with Image.open(io.BytesIO(content)) as small, Image.open(file) as whole:

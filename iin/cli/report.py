@@ -87,7 +87,7 @@ def _folders(names: Sequence[str]) -> list[Path]:
 
     found: dict[Path, Path] = {}
     for name in names:
-        inside = sorted(file.parent for file in Path(name).glob("*/config.yaml")) if Path(name).is_dir() else []
+        inside = sorted(file.parent for file in Path(name).glob("*/config.yaml")) if name else []
         runs = inside if inside and not (Path(name) / "config.yaml").is_file() else [Run(name).folder]
         for folder in runs:
             if folder.resolve() not in found:

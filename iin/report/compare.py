@@ -387,12 +387,13 @@ def _pictures(comparison: Comparison) -> str:
         ]
         if body := "".join(drawn):
             title = escape(name.replace("_", " ").replace("-", " ").capitalize())
-            blocks.append((title, name.endswith(gallery.MOVING), f'<div class="pictures side">{body}</div>'))
+            matters = name.removesuffix(gallery.MOVING) not in gallery.LAST
+            blocks.append((title, matters, f'<div class="pictures side">{body}</div>'))
     if not blocks:
         return ""
     body = "".join(
-        f"<details{' open' if index < 3 or moves else ''}><summary>{title}</summary>{body}</details>"
-        for index, (title, moves, body) in enumerate(blocks)
+        f"<details{' open' if index < 3 or matters else ''}><summary>{title}</summary>{body}</details>"
+        for index, (title, matters, body) in enumerate(blocks)
     )
     text = "Of the first run of each group, by the same names."
     if len(comparison.groups) > _SHOWN:

@@ -14,7 +14,7 @@ from PIL import Image, features
 
 from iin import pictures
 
-__all__ = ["MOVING", "figure", "find", "ordered", "place"]
+__all__ = ["LAST", "MOVING", "figure", "find", "ordered", "place"]
 
 HEAVY = 100_000
 """Bytes beyond which a picture is embedded as lossy WebP, where that is smaller. The folder has it as it was made."""
@@ -59,11 +59,14 @@ def ordered(names: Iterable[str], kind: str, factors: Iterable[str]) -> list[str
 
 
 def place(name: str) -> tuple[int, str]:
-    """What pictures are sorted by where no factors order them: what the model keeps of images comes first."""
-    return _FIRST.index(name) if name in _FIRST else len(_FIRST), name
+    """What pictures are sorted by where no factors order them: what the model keeps of images comes first, then what
+    its codes do, and last what hardly tells models apart."""
+    still = name.removesuffix(MOVING)
+    return (-1 if still == "reconstructions" else 1 + LAST.index(still) if still in LAST else 0), name
 
 
-_FIRST = ("reconstructions", "inputs", "fixed_samples", "samples")
+LAST = ("fixed_samples", "samples", "inputs")
+"""Pictures of these names come last."""
 
 
 def figure(path: Path, kind: str = "", label: str = "") -> str:
