@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-__all__ = ["add_common", "add_devices", "run_command"]
+__all__ = ["add_common", "add_devices", "add_run", "run_command"]
 
 
 def add_devices(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +23,12 @@ def add_devices(parser: argparse.ArgumentParser) -> None:
         help="work in N processes on this machine, one for each graphics processor, or processor core without any; "
         "for several machines use torchrun",
     )
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """The arguments of commands that work with one run: ``project`` and ``checkpoint``."""
+    parser.add_argument("-p", "--project", required=True, metavar="RUN", help="the run: its folder, or its config.yaml")
+    parser.add_argument("-c", "--checkpoint", metavar="WHICH", help="last (default), a step, or a file")
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from iin.cli.common import add_common, run_command
+from iin.cli.common import add_common, add_run, run_command
 
 __all__ = ["main"]
 
@@ -29,8 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("-p", "--project", required=True, metavar="RUN", help="the run: its folder, or its config.yaml")
-    parser.add_argument("-c", "--checkpoint", metavar="WHICH", help="last (default), a step, or a file")
+    add_run(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="the folder: a new one, or an empty one")
     parser.add_argument("--count", type=int, default=10_000, metavar="N", help="how many pairs (default: 10000)")
     parser.add_argument(
