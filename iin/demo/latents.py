@@ -103,8 +103,8 @@ class LatentSliders:
                     low=-FARTHEST,
                     high=FARTHEST,
                     whole=False,
-                    help="added to the value at the start; on its whole way this latent changes pixels by "
-                    f"{float(self.strengths[index]):.2g} of 2",
+                    help=f"added to the value at the start; moves pixels by {float(self.strengths[index]):.2g} in all "
+                    "from end to end",
                     fold=f"{rest} more latents" if place >= SLIDERS else "",
                 )
                 for place, index in enumerate(order)
