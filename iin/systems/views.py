@@ -43,8 +43,9 @@ VALUES, WAYS = 9, 2
 """Values in a row of a traversal, and steps of its animation from one of these to the next."""
 ROWS, PANELS = 32, 16
 """Up to so many latents all are shown; of more, so many: as many as an animation has panels."""
-CONTRAST = 20.0
-"""Grey levels of 255 that a derivative of 1 stands for, of images in [0, 1]; as published, the same for every model."""
+CONTRAST = 60.0
+"""Grey levels of 255 that a derivative of 1 stands for, of images in [0, 1]: the same for every model, so that models
+can be compared; published pictures have 20, of which a sparse Jacobian is hardly to be seen."""
 
 
 class Generative(Protocol):
