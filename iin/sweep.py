@@ -296,6 +296,9 @@ def run(points: Sequence[Point], *, jobs: int = 1, options: Sequence[str] = ()) 
     with stop:
         _train(todo, points, max(1, min(jobs, len(todo))), options, stop)
     left = [point for point in points if not point.finished]
+    for point in points:
+        if point not in left:
+            point.failure = ""  # another process had its run, and has finished it
     if stop.number is not None:
         log.warning("%d of %d runs are finished; the same command goes on", len(points) - len(left), len(points))
         raise Interrupted(stop.number)
@@ -426,4 +429,10 @@ def _explained(code: int, point: Point) -> str:
     if code > 128:
         return f"stopped by {signal.Signals(code - 128).name}"
     begun = point.unfinished
-    return f"failed, see {Path(begun.folder, 'log.txt')}" if begun else f"failed with exit code {code}"
+    if begun is None:
+        return f"failed with exit code {code}"
+    try:
+        with begun.locked():
+            return f"failed, see {Path(begun.folder, 'log.txt')}"
+    except RunError as error:  # its log is the other's
+        return str(error).removeprefix(f"{begun.folder}: ")

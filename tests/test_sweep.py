@@ -208,6 +208,31 @@ def test_a_point_that_fails_does_not_end_the_others(
     assert states == ["failed", "finished"]
 
 
+def test_a_run_that_another_process_trains_is_left_to_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sweep, "_started", in_this_process())
+    made = planned("seed=0", overrides=["train.epochs=1"])[0].plan
+    words = ["-b", "ae.yaml", "train.epochs=1", "--sweep", "seed=0,1"]
+    run = Run.create("logs", made.name, made.tree, digest=made.digest)
+    with run.locked():
+        assert train(*words) == 2
+    said, busy = capsys.readouterr(), f"in use by process {os.getpid()}; wait for it, or stop it"
+    assert said.err.splitlines()[-1] == f"error: 1 of 2 runs failed: seed=0 ({busy})"
+    rows = [line for line in said.out.splitlines() if line.startswith("seed=")]
+    assert busy in rows[0] and rows[1].split()[1] == "finished"
+
+    def elsewhere(words: Sequence[str], *_: Any) -> Any:
+        """The run is held by another process, which finishes it before this one's sweep is over."""
+        train(*words)
+        return subprocess.Popen([sys.executable, "-c", "raise SystemExit(2)"])
+
+    monkeypatch.setattr(sweep, "_started", elsewhere)
+    assert train(*words) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("seed=")]
+    assert [row.split()[1] for row in rows] == ["finished", "finished"]
+
+
 def test_a_first_stage_that_fails_is_named_and_not_tried_again(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
