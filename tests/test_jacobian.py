@@ -199,9 +199,9 @@ def test_columns_are_on_one_scale_and_the_strongest_comes_first() -> None:
     from iin.systems.views import columns
 
     jacobian = torch.zeros(2, 1, 1, 1, 2)
-    jacobian[0, 0, 0, 0, 0], jacobian[1, 0, 0, 0, 1] = 0.5, -3.0
+    jacobian[0, 0, 0, 0, 0], jacobian[1, 0, 0, 0, 1] = 0.5, -2.0
     picture = columns(jacobian, torch.ones(1, 1, 1, 2))
-    expected = [[1.0, 1.0], [0.0, -60 / 127.5], [10 / 127.5, 0.0]]
+    expected = [[1.0, 1.0], [0.0, -120 / 127.5], [30 / 127.5, 0.0]]
     torch.testing.assert_close(picture.images.flatten(1), torch.tensor(expected))
 
 
