@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import sys
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 
-from iin.arrays import lacking
+from iin.arrays import shown
 from iin.building import datasets, device_of, test_set
 from iin.config import Training
 from iin.experiment import load
@@ -61,8 +62,11 @@ def write(
         raise ValueError(f"--count: expected at least 1, found {count}")
     if seed < 0:
         raise ValueError(f"--seed: expected 0 or more, found {seed}")
-    if reason := lacking(check_folder(folder), count * BLOCK):
-        raise ValueError(f"--count: {count:,} pairs find no room ({reason})")
+    place = check_folder(folder).absolute().parent
+    if (free := shutil.disk_usage(place).free) < count * BLOCK:
+        raise ValueError(
+            f"--count: {count:,} pairs take {shown(count * BLOCK)} or more, but {shown(free)} are free in {place}"
+        )
     trained = load(run, which, overrides=overrides, allow=allow)
     system, tree = trained.system, trained.tree
     latents_of(system)

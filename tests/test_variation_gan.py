@@ -451,7 +451,10 @@ def test_without_classes() -> None:
             {"recogniser": PairRecogniser(1, 8, 4, width=16)},
             r"recogniser: answers 4 numbers; expected outputs: 7 .*3 classes and 4",
         ),
-        ({"objective": "infogan"}, r"recogniser: answers 7 numbers; expected outputs: 11"),
+        (
+            {"objective": "infogan", "recogniser": ResidualDiscriminator(1, 8, 7, width=16)},
+            r"recogniser: answers 7 numbers; expected outputs: 11",
+        ),
         (
             {"recogniser": PairRecogniser(3, 8, 7, width=16)},
             "recogniser: looks at images of channels 3, but the generator makes 1",
@@ -465,7 +468,7 @@ def test_without_classes() -> None:
             "discriminator: answers 2 numbers; expected outputs: 1",
         ),
         (
-            {"objective": "infogan", "recogniser": PairRecogniser(1, 8, 11, width=16)},
+            {"objective": "infogan"},
             "recogniser: infogan shows it one image, which PairRecogniser does not take; expected .*ResidualDisc",
         ),
         (
@@ -603,6 +606,9 @@ def test_a_recogniser_of_another_size() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             VariationVAE(model, recogniser)
+    alone = ConvVAE(1, 8, 1, (4,), 3, 2, (8,), (8, 32), 4, ())
+    with pytest.raises(ValueError, match="model: has 1 latent; expected at least 2"):
+        VariationVAE(alone, PairRecogniser(1, 8, 1, width=16))
 
 
 # --- data -------------------------------------------------------------------------------------------------------------

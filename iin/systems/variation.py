@@ -155,6 +155,18 @@ class VariationGAN(System):
 
     def _fit(self) -> None:
         """Raise ValueError where the parts do not fit each other, as far as they tell."""
+        if self.recogniser is not None:
+            pair = self.objective == "vp"
+            try:
+                inspect.signature(self.recogniser.forward).bind(*[None] * (2 if pair else 1))
+            except TypeError as error:
+                what, kind = (
+                    ("both images of a pair", "PairRecogniser") if pair else ("one image", "ResidualDiscriminator")
+                )
+                raise ValueError(
+                    f"recogniser: {self.objective} shows it {what}, which {type(self.recogniser).__name__} does not "
+                    f"take; expected iin.models.{kind}, or alike"
+                ) from error
         for name in ("discriminator", "recogniser"):
             for what in ("channels", "size"):
                 ours, theirs = getattr(self.generator, what, None), getattr(getattr(self, name), what, None)
@@ -168,18 +180,6 @@ class VariationGAN(System):
                     f"{name}: answers {found} numbers; expected outputs: {expected} (the generator's codes have "
                     f"{self.discrete} classes and {self.continuous} continuous numbers)"
                 )
-        if self.recogniser is not None:
-            pair = self.objective == "vp"
-            try:
-                inspect.signature(self.recogniser.forward).bind(*[None] * (2 if pair else 1))
-            except TypeError as error:
-                what, kind = (
-                    ("both images of a pair", "PairRecogniser") if pair else ("one image", "ResidualDiscriminator")
-                )
-                raise ValueError(
-                    f"recogniser: {self.objective} shows it {what}, which {type(self.recogniser).__name__} does not "
-                    f"take; expected iin.models.{kind}, or alike"
-                ) from error
         if self.objective == "vp" and self.variation == "onedim" and self.continuous < 2:
             raise ValueError(
                 f"generator: takes {self.continuous} continuous number, and which one has changed is nothing to tell; "

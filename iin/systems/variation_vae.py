@@ -87,6 +87,8 @@ class VariationVAE(VAE):
             theirs = getattr(recogniser, what, None)
             if None not in (ours, theirs) and ours != theirs:
                 raise ValueError(f"recogniser: has {what} {theirs}, but the model's is {ours}")
+        if self.dim < 2:
+            raise ValueError(f"model: has {self.dim} latent; expected at least 2, to tell which one has changed")
         self.recogniser = recogniser
         self.variation_weight = variation_weight
         self.source, self.change, self.epsilon = source, change, epsilon

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -183,14 +184,23 @@ def split(count: int, test_share: float, generator: np.random.RandomState) -> tu
 def check_count(count: int, latents: int, how: Learning) -> None:
     """Raise ValueError where so few pairs can teach or show nothing."""
     how.check()
-    learnt = count - int(count * how.test_share)
-    validated = int(count * how.validation_share)
-    tested = count - learnt - validated
-    if learnt < max(latents, 2) or validated < 1 or tested < 1:
-        needed = int(np.ceil(max(max(latents, 2) / (1 - how.test_share), 1 / how.validation_share)))
+
+    def parts(number: int) -> tuple[int, int, int]:
+        learnt, validated = number - int(number * how.test_share), int(number * how.validation_share)
+        return learnt, validated, number - learnt - validated
+
+    def enough(number: int) -> bool:
+        learnt, validated, tested = parts(number)
+        return learnt >= max(latents, 2) and validated >= 1 and tested >= 1
+
+    if not enough(count):
+        learnt, validated, tested = parts(count)
+        # What is learnt from is rounded up, and what is validated on down.
+        about = int(max((max(latents, 2) - 1) / (1 - how.test_share), 1 / how.validation_share))
+        needed = next(number for number in itertools.count(max(1, about - 2)) if enough(number))
         raise ValueError(
             f"too few pairs: {count}, of which {learnt} to learn {latents} latents from, {validated} for validation "
-            f"and {tested} for the test; expected about {needed} or more, that is one for each latent to learn from"
+            f"and {tested} for the test; expected {needed} or more, that is one for each latent to learn from"
         )
 
 
@@ -219,6 +229,7 @@ def learn(
     """
     _check_images(first, second, target)
     check_count(len(first), latents, how)
+    target = target.cpu()
     learnt, rest = (torch.from_numpy(rows) for rows in split(len(first), how.test_share, _numpy(seed)))
     chosen = int(len(first) * how.validation_share)
     with torch.random.fork_rng(devices=[]):
@@ -277,6 +288,8 @@ def _values(images: Tensor) -> Tensor:
 
 def _tensor(values: Any, name: str) -> Tensor:
     """Numbers of any kind of array."""
+    if isinstance(values, np.ndarray) and (not values.dtype.isnative or min(values.strides, default=0) < 0):
+        values = np.array(values, dtype=values.dtype.newbyteorder("="))  # torch takes neither
     try:
         return torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
