@@ -302,6 +302,91 @@ def test_more_values_than_bins_cannot_all_be_told() -> None:
     assert mig(factors.astype(float), factors) == pytest.approx((np.log(20) / np.log(40) + 1) / 2)
 
 
+def test_scores_in_closed_form() -> None:
+    two = grid(2, 4)
+    # A code that tells log 2 of one factor and log 4 of the other: 1 - 1^2 / 2^2.
+    assert modularity((4 * two[:, :1] + two[:, 1:]).astype(float), two, bins=8) == pytest.approx(0.75)
+    # Two codes for one factor, none for the other: each is of use for one, and the factor is spread over both.
+    assert importance_scores(np.array([[1.0, 0.0], [1.0, 0.0]])) == pytest.approx(
+        {"disentanglement": 1.0, "completeness": 0.0}, abs=1e-8
+    )
+    # Codes of a known covariance v [[1, r], [r, 1]].
+    random, r, v = np.random.RandomState(0).randn(500, 2), 0.6, 4.0
+    white = (random - random.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(random, rowvar=False))).T
+    found = unsupervised(white @ np.linalg.cholesky(v * np.array([[1, r], [r, 1]])).T)
+    distance = 4 * v - 2 * v * (np.sqrt(1 + r) + np.sqrt(1 - r))
+    assert found["total_correlation"] == pytest.approx(-0.5 * np.log(1 - r**2))
+    assert found["wasserstein"] == pytest.approx(distance)
+    assert found["wasserstein_normalised"] == pytest.approx(distance / (2 * v))
+
+
+def test_a_code_counts_for_robustness_as_far_as_it_reaches() -> None:
+    factors = grid(5, 5, 5)
+    robust, fickle = factors[:, :1].astype(float), factors[:, 2:].astype(float)  # which no given factor holds
+    far, near = (irs(np.concatenate([robust, scale * fickle], 1), factors[:, :2], bins=5) for scale in (10.0, 0.1))
+    assert far == pytest.approx(1 / 11, abs=1e-6) and near == pytest.approx(1 / 1.1, abs=1e-6)
+
+
+def test_neighbourhoods_end_where_they_should() -> None:
+    """A share of the range is rounded down, a factor as large as the cutoff moves, and no value is past the end."""
+    sizes = (20, 10, 9, 20)
+    factors = local_factors(sizes, [9, 4, 4, 18], np.random.RandomState(0), points=2000, radius=0.19)
+    assert [np.unique(column).tolist() for column in factors.T] == [
+        list(range(6, 13)), [3, 4, 5], [4], [15, 16, 17, 18, 19]
+    ]  # fmt: skip
+
+
+def test_the_scale_of_codes_does_not_matter_to_votes() -> None:
+    data = Known(8, 8)
+    scores = []
+    for scale in (1.0, 1024.0):
+        weight = torch.tensor([[1.0, 0.3 * scale], [0.3, scale]], dtype=torch.float64)
+
+        def represent(image: Tensor, weight: Tensor = weight) -> Tensor:
+            return as_codes(image) @ weight
+
+        scores.append(factor_vae_score(represent, data, votes=100, test_votes=50, points=200))
+    assert scores[0] == scores[1] and scores[0]["test"] > 0.9
+
+
+def test_variances_at_large_are_unbiased() -> None:
+    data = Known(5, 6)
+    votes = factor_vae_votes(as_codes, data, 1, votes=1, test_votes=1, batch_size=2, points=20)
+    codes, _ = sample_codes(as_codes, data, 20, np.random.RandomState(1), batch_size=20)
+    close(votes.variances, codes.var(0, ddof=1))
+
+
+def test_images_made_in_pieces_keep_their_order() -> None:
+    codes, factors = sample_codes(as_codes, Known(50, 7), 2500, np.random.RandomState(0))
+    assert np.array_equal(codes, factors)
+
+
+def test_predictions_are_judged_on_the_points_of_the_test() -> None:
+    few = grid(2, 3, 3)
+    wrong = (few + 1) % [2, 3, 3]
+    found = dci(few.astype(float), few, (few, wrong))
+    assert (found["informativeness_train"], found["informativeness_test"]) == (1, 0)
+    assert sap_matrix(few.astype(float), few, (few, wrong)).max() < sap_matrix(few.astype(float), few, (few, few)).max()
+
+
+def test_explicitness_is_the_area_under_the_curve_in_units_of_what_was_learnt() -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.multiclass import OneVsRestClassifier
+
+    random = np.random.RandomState(0)
+    factors = random.randint(0, 4, size=(300, 1))
+    codes = np.concatenate([factors, factors**2 % 3], 1) + random.randn(300, 2)
+    test = codes[150:][factors[150:, 0] > 0] * [1, 2] + [3, 0], factors[150:][factors[150:, 0] > 0]
+    mean, deviation = codes[:150].mean(0), codes[:150].std(0)
+    fitted = OneVsRestClassifier(LogisticRegression(solver="liblinear", random_state=0))
+    fitted.fit((codes[:150] - mean) / deviation, factors[:150, 0])
+    told = fitted.predict_proba((test[0] - mean) / deviation)
+    expected = np.mean([roc_auc_score(test[1][:, 0] == value, told[:, value]) for value in (1, 2, 3)])
+    found = explicitness(codes[:150], factors[:150], test)
+    assert found["test"] == pytest.approx(expected, abs=1e-9)
+
+
 def test_rotated_codes_score_less() -> None:
     factors = grid(10, 10, 10)
     straight = factors.astype(np.float64)
@@ -602,22 +687,41 @@ def test_the_figures_of_trees() -> None:
 
 def test_figures_are_those_of_the_functions() -> None:
     system, data = LatentFlow(Moments(), vector_flow(dim=4, blocks=1, hidden=4, depth=1)).eval(), Squares()
-    found = whole(data)(system, batched(data[range(144)], 50))
+    seed = 3
+    found = whole(data, seed=seed)(system, batched(data[range(144)], 50))
 
     def represent(image: Tensor) -> Tensor:
         with torch.no_grad():
             return system.encode(image)
 
-    generator = np.random.RandomState(0)
+    generator = np.random.RandomState(seed)
     codes, factors = sample_codes(represent, data, 120, generator)
     test = sample_codes(represent, data, 60, generator)
     close(found["disentanglement/mig"], mig(codes, factors))
     close(found["disentanglement/sap"], sap(codes, factors, test))
     close(found["disentanglement/explicitness"], explicitness(codes, factors, test)["test"])
-    votes = factor_vae_score(represent, data, votes=40, test_votes=20, points=120)
+    votes = factor_vae_score(represent, data, seed, votes=40, test_votes=20, points=120)
     close(found["disentanglement/factor_vae"], votes["test"])
-    local = local_mig(represent, data, radii=[0.5, 1], points=120, clusters=2, cutoff=2)
+    pairs = beta_vae_score(represent, data, seed, points=40, test_points=20)
+    close(found["disentanglement/beta_vae"], pairs["test"])
+    local = local_mig(represent, data, seed, radii=[0.5, 1], points=120, clusters=2, cutoff=2)
     close([found["local_mig/0.5"], found["local_mig/1"]], local)
+
+
+def test_votes_are_drawn_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of few votes are often equal, whatever was drawn."""
+    seen: list[int] = []
+    for name in ("factor_vae_score", "beta_vae_score"):
+        score = getattr(disentanglement, name)
+        monkeypatch.setattr(
+            f"iin.metrics.disentanglement.evaluator.{name}",
+            lambda represent, data, seed, score=score, **more: (
+                seen.append(seed) or score(represent, data, seed, **more)
+            ),
+        )
+    system = LatentFlow(Moments(), vector_flow(dim=4, blocks=1, hidden=4, depth=1)).eval()
+    Disentanglement(["factor_vae", "beta_vae"], Squares(), points=50, votes=10, test_votes=5, seed=3)(system, [])
+    assert seen == [3, 3]
 
 
 def test_an_evaluation_draws_points_once_for_all_entries() -> None:
@@ -637,6 +741,8 @@ def test_without_data_the_labels_of_test_images_are_the_factors() -> None:
     found = metric(system, batched(images, 50))
     close(found["disentanglement/mig"], mig(system.code(images.image), images.label))
     assert metric.facts["codes"] == "code" and "factors" not in metric.facts
+    first = Disentanglement(["mig"], points=70, codes="code")(system, batched(images, 50))
+    close(first["disentanglement/mig"], mig(system.code(images.image[:70]), images.label[:70]))
     # A class is one factor: how far a single code stands for it can be told, but not how codes are divided.
     classes = images._replace(label=images.label[:, 0])
     assert Disentanglement(["mig"], codes="code")(system, batched(classes, 50))["disentanglement/mig"] > 0.9
