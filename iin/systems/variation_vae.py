@@ -27,9 +27,9 @@ class VariationVAE(VAE):
 
     The paper says that its term suits autoencoders too, but neither how nor how strong. Chosen here:
 
-    * The first code is that of an image of the batch, with its noise (``source: posterior``). The decoder learns from
-      such codes only; of codes drawn from the prior, many lie where the encoder puts nothing, and the term would rule
-      there alone. ``source: prior`` does that.
+    * The first code is drawn from the prior (``source: prior``), as samples are. ``source: posterior`` takes that of an
+      image of the batch, with its noise, so that the decoder is asked only where it also learns from images; in a trial
+      on sprites it helped less.
     * One number of it is drawn anew from the prior (``change: redraw``), as the metric changes codes. The published
       change of a generator's code is a step of deviation 6, which leaves the range that a decoder knows;
       ``change: step`` adds a normal number of deviation ``epsilon`` instead.
@@ -48,7 +48,7 @@ class VariationVAE(VAE):
         recogniser: `iin.models.PairRecogniser`, with as many outputs as the code has numbers.
         variation_weight: of the term; 0 computes it for the recogniser alone, which then is a spectator: the
             autoencoder is to the bit what it would be without (unless ``train.clip`` cuts the gradients of both).
-        source: where codes come from, ``posterior`` or ``prior``.
+        source: where codes come from, ``prior`` or ``posterior``.
         change: ``redraw`` or ``step``.
         epsilon: deviation of a step.
         regulariser, beta, gamma, capacity, threshold, lambda_od, lambda_d, discriminator: see `VAE`.
@@ -66,7 +66,7 @@ class VariationVAE(VAE):
         model: ConvVAE,
         recogniser: PairRecogniser,
         variation_weight: NonNegative = 10.0,
-        source: Literal["posterior", "prior"] = "posterior",
+        source: Literal["posterior", "prior"] = "prior",
         change: Literal["redraw", "step"] = "redraw",
         epsilon: Positive = 1.0,
         regulariser: Regulariser = "betavae",
