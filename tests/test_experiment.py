@@ -476,7 +476,8 @@ def test_evaluation_gives_the_figures_of_training_to_the_bit(here: Path, capsys:
         assert out[-1] == f"Run folder: {run.folder}" and out[0].split()[0] == "nll/nats"
         pictures = {path.stem: path for path in (run.folder / "eval" / f"step-{step:08d}").glob("*.png")}
         factors = {f"{kind}_{name}" for kind in ("swap", "line") for name in ("side", "residual")}
-        assert pictures.keys() == {"inputs", "reconstructions", "samples", "fixed_samples", "line"} | factors
+        general = {"inputs", "reconstructions", "samples", "fixed_samples", "line", "traversals"}
+        assert pictures.keys() == general | factors
         for name, path in pictures.items():
             assert path.read_bytes() == (run.folder / "images" / f"{name}_step-{step:08d}.png").read_bytes()
 
@@ -513,7 +514,7 @@ def test_factors_may_be_called_anything(here: Path, capsys: pytest.CaptureFixtur
     assert "dropped" not in said.err and "warning" not in said.err.lower()
     for files in (run.folder / "eval" / "step-00000006").glob("*.png"), (run.folder / "images").glob("*.png"):
         names = {path.stem.removesuffix("_step-00000006") for path in files}
-        assert len(names) == 9 and {"swap_left-right-which-", "line_left-right-which-"} < names
+        assert len(names) == 10 and {"swap_left-right-which-", "line_left-right-which-"} < names
     page = (run.folder / "report.html").read_text()
     assert "Swap: left/right: which?" in page
     assert "Each cell takes its left/right: which? from the image at the left" in page
@@ -527,7 +528,7 @@ def test_a_flow_may_be_looked_at_with_few_images_that_are_no_pairs(here: Path, s
     settings = ["data.test.target=tiny.Sides", f"train.eval_batch_size={size}", "evaluate=nll"]
     assert evaluate("-p", run.folder, *settings) == 0
     pictures = {path.stem: path for path in (run.folder / "eval" / "step-00000012").glob("*.png")}
-    assert {"swap_side", "swap_residual", "line_side", "line", "inputs"} < pictures.keys() and len(pictures) == 9
+    assert {"swap_side", "swap_residual", "line_side", "line", "inputs"} < pictures.keys() and len(pictures) == 10
     for path in pictures.values():
         with Image.open(path) as picture:
             assert picture.info["Title"] and picture.info["Description"]
