@@ -42,6 +42,7 @@ from iin.metrics.disentanglement.information import discretise, entropy, mutual_
 from iin.metrics.disentanglement.interventions import beta_vae_points, factor_vae_votes
 from iin.metrics.disentanglement.linear import sap_matrix
 from iin.metrics.disentanglement.local import local_centre, local_factors
+from iin.metrics.disentanglement.points import split
 from iin.metrics.disentanglement.robustness import irs_matrix
 from iin.metrics.disentanglement.sampling import sample_codes
 from iin.models import Autoencoder as AutoencoderModel
@@ -310,6 +311,8 @@ def test_scores_in_closed_form() -> None:
     assert importance_scores(np.array([[1.0, 0.0], [1.0, 0.0]])) == pytest.approx(
         {"disentanglement": 1.0, "completeness": 0.0}, abs=1e-8
     )
+    # A code counts by its share of all importance.
+    assert importance_scores(np.array([[3.0, 0.0], [0.5, 0.5]]))["disentanglement"] == pytest.approx(0.75, abs=1e-8)
     # Codes of a known covariance v [[1, r], [r, 1]].
     random, r, v = np.random.RandomState(0).randn(500, 2), 0.6, 4.0
     white = (random - random.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(random, rowvar=False))).T
@@ -325,6 +328,29 @@ def test_a_code_counts_for_robustness_as_far_as_it_reaches() -> None:
     robust, fickle = factors[:, :1].astype(float), factors[:, 2:].astype(float)  # which no given factor holds
     far, near = (irs(np.concatenate([robust, scale * fickle], 1), factors[:, :2], bins=5) for scale in (10.0, 0.1))
     assert far == pytest.approx(1 / 11, abs=1e-6) and near == pytest.approx(1 / 1.1, abs=1e-6)
+
+
+def test_robustness_in_closed_form() -> None:
+    codes, factors = np.array([[0.0, 0, 4, 10, 10, 10]]).T, np.array([[0, 0, 0, 1, 1, 1]]).T
+    matrix, reach = irs_matrix(codes, factors, bins=2, quantile=0.5)
+    # From 4/3, the mean of the first three, the median distance is 4/3; from 10 it is 0; all reach 17/3 from 17/3.
+    assert reach.tolist() == pytest.approx([17 / 3])
+    assert matrix.tolist() == [pytest.approx([1 - (4 / 3 + 0) / 2 / (17 / 3)])]
+
+
+def test_predictability_of_quantities_is_the_squared_correlation() -> None:
+    random = np.random.RandomState(0)
+    factors = random.randint(0, 7, size=(100, 2))
+    codes = (factors @ [[1, 5, 0], [1, 0, 20]]) + random.randn(100, 3)
+    expected = np.corrcoef(codes, factors, rowvar=False)[:3, 3:] ** 2
+    close(sap_matrix(codes, factors, continuous=True), expected)
+
+
+def test_a_third_of_the_points_is_set_aside() -> None:
+    numbers = np.arange(31)[:, None]
+    codes, factors, test_codes, test_factors = split(numbers.astype(float), numbers, None, 0, "dci")
+    assert len(test_codes) == 10 and sorted([*codes[:, 0], *test_codes[:, 0]]) == list(range(31))
+    assert np.array_equal(codes, factors) and np.array_equal(test_codes, test_factors)
 
 
 def test_neighbourhoods_end_where_they_should() -> None:
@@ -722,6 +748,16 @@ def test_votes_are_drawn_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     system = LatentFlow(Moments(), vector_flow(dim=4, blocks=1, hidden=4, depth=1)).eval()
     Disentanglement(["factor_vae", "beta_vae"], Squares(), points=50, votes=10, test_votes=5, seed=3)(system, [])
     assert seen == [3, 3]
+
+
+def test_neighbourhoods_of_a_system_are_those_asked_for() -> None:
+    system, data = LatentFlow(Moments(), vector_flow(dim=4, blocks=1, hidden=4, depth=1)).eval(), Squares()
+    given: dict[str, Any] = {"points": 60, "clusters": 3, "cutoff": 3, "denied": (1,), "batch_size": 7}
+    found = Disentanglement(["local_mig"], data, radii=(0.5,), local_bins=4, codes="code", seed=2, **given)(system, [])
+    expected = local_mig(system.code, data, 2, radii=[0.5], bins=4, **given)
+    close(found["local_mig/0.5"], expected["0.5"])
+    for name, other in (("clusters", 2), ("cutoff", 5), ("denied", ()), ("batch_size", 60)):
+        assert local_mig(system.code, data, 2, radii=[0.5], bins=4, **{**given, name: other}) != expected, name
 
 
 def test_an_evaluation_draws_points_once_for_all_entries() -> None:
