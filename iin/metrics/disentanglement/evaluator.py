@@ -54,7 +54,8 @@ class Disentanglement:
 
     Args:
         metrics: which scores; by default ``mig`` and ``modularity`` and, with ``data``, ``local_mig`` and
-            ``local_modularity``. ``sap``, ``dci``, ``explicitness`` and ``beta_vae`` need ``iin[metrics]``.
+            ``local_modularity``. ``sap``, ``dci``, ``explicitness`` and ``beta_vae`` need ``iin[metrics]``. ``dci``
+            takes longest: a hundred trees for each value of a factor.
         data: with known factors, such as ``{target: iin.data.ThreeDots}``; ``factor_vae``, ``beta_vae`` and the local
             scores need it.
         points: images, to learn from where anything is learnt; also of each neighbourhood, and those that the FactorVAE
