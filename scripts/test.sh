@@ -13,9 +13,11 @@ export OMP_NUM_THREADS=1
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/mypy"
-"$bin/python" -m pytest -q -m "not slow" --durations=5
+# Two processes, a file in one of them from its beginning to its end: what it prepares once is not prepared twice.
+tests=("$bin/python" -m pytest -q -n 2 --dist loadfile)
+"${tests[@]}" -m "not slow" --durations=5
 [ "${1:-all}" = fast ] && exit 0
-"$bin/python" -m pytest -q -m slow --durations=10
+"${tests[@]}" -m slow --durations=15
 
 # The first command of the README, on all cores, in a folder of its own.
 unset OMP_NUM_THREADS
