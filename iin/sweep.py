@@ -369,9 +369,12 @@ def _train(todo: Sequence[Point], points: Sequence[Point], jobs: int, options: S
     taken: dict[subprocess.Popen[str], int] = {}
     while waiting or stop.running:
         while waiting and slots and stop.number is None:
-            point, slot = waiting.pop(0), slots.pop(0)
+            point = waiting.pop(0)
             tag = f"[{points.index(point) + 1}/{len(points)}] {point.label}"
-            begun = point.unfinished
+            if there := point.finished:
+                log.info("%s: finished meanwhile by another process, %s", tag, there.folder)
+                continue
+            slot, begun = slots.pop(0), point.unfinished
             words = ["-r", str(begun.folder)] if begun else point.start
             log.info("%s: %s", tag, f"goes on with {begun.folder}" if begun else "starts")
             process = _started([*words, *options], slot, jobs)

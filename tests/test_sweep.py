@@ -208,6 +208,23 @@ def test_a_point_that_fails_does_not_end_the_others(
     assert states == ["failed", "finished"]
 
 
+def test_a_point_that_another_sweep_has_finished_meanwhile_is_not_trained_again(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    starts, own = [], in_this_process()
+
+    def started(words: Sequence[str], slot: int, jobs: int) -> Any:
+        if not starts:  # while the first point is trained here, the other sweep trains the second
+            assert train(*[word.replace("seed=0", "seed=1") for word in words]) == 0
+        starts.append(words)
+        return own(words, slot, jobs)
+
+    monkeypatch.setattr(sweep, "_started", started)
+    assert train("-b", "ae.yaml", "train.epochs=1", "--sweep", "seed=0,1") == 0
+    assert len(starts) == 1 and "seed=0" in starts[0]
+    assert "[2/2] seed=1: finished meanwhile by another process, logs/" in capsys.readouterr().err
+
+
 def test_a_run_that_another_process_trains_is_left_to_it(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
