@@ -58,8 +58,9 @@ REST = 80
 """Milliseconds that a frame is shown."""
 LIGHT = 1 << 19
 """Bytes that an animation may take, as far as the last of these ways to save some allows."""
-THRIFT = ((70, 1), (40, 1), (40, 2), (15, 4))
-"""Qualities of an animation, and of how many frames one is taken, which then is shown as much longer."""
+THRIFT = ((None, 1), (70, 1), (40, 1), (40, 2), (15, 4))
+"""Qualities of an animation (none: without loss), and of how many frames one is taken, which then is shown as much
+longer."""
 LONGEST = 120
 """The most bytes of a file name that a picture's name may take: file systems take 255, and a step stands behind it."""
 
@@ -219,7 +220,7 @@ def moves() -> bool:
 def animation(loop: Loop) -> bytes:
     """A loop as the bytes of an animated WebP file: there and back again, so that it does not jump.
 
-    Its size is bounded: what takes more than half a megabyte is written with more loss, and at last with fewer frames.
+    Its size is bounded: what takes more than half a megabyte is written with loss, and at last with fewer frames.
 
     Args:
         loop: panels, laid out near-square, each with its label above it.
@@ -241,6 +242,9 @@ def animation(loop: Loop) -> bytes:
         if len(taken) < 2:
             break
         first, *others = [*taken, *taken[-2:0:-1]]
+        # Without loss, none but the first frame stands alone. With loss all do: WebP leaves out what hardly differs
+        # from the frame before, so that of a slow change nothing would be seen but blocks that stay behind.
+        apart = len(frames) * 2 if quality is None else 0
         file = io.BytesIO()
         first.save(
             file,
@@ -249,10 +253,11 @@ def animation(loop: Loop) -> bytes:
             append_images=others,
             duration=REST * step,
             loop=0,
-            quality=quality,
+            lossless=quality is None,
+            quality=50 if quality is None else quality,  # without loss: how long to look for a smaller file
             method=2,
-            kmin=len(frames) * 2,  # none but the first frame stands alone
-            kmax=len(frames) * 2 + 1,
+            kmin=apart,
+            kmax=apart + 1,
         )
         content = file.getvalue()
         if len(content) <= LIGHT:

@@ -151,6 +151,20 @@ def test_an_animation_goes_there_and_back() -> None:
     assert played(animation(Loop(loop().images[:1])))[0].shape != frames[0].shape
 
 
+@pytest.mark.parametrize(("quality", "worst"), [(None, 0), (70, 30)])
+def test_an_animation_of_a_slow_change_shows_it(
+    quality: int | None, worst: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames that were written as differences, with loss, left out what changed by little each time."""
+    ends = torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    start, end = torch.nn.functional.interpolate(ends, size=(32, 32), mode="bicubic")
+    slow = Loop(torch.lerp(start, end, torch.linspace(0, 1, 25).view(1, 25, 1, 1, 1)).tanh())
+    monkeypatch.setattr(pictures, "THRIFT", ((quality, 1),))
+    there = played(animation(slow))[:25]
+    off = [np.abs(np.asarray(a, int) - b).max() for a, b in zip(pictures._frames(slow), there, strict=True)]
+    assert max(off) <= worst
+
+
 @pytest.mark.parametrize(("panels", "side", "width"), [(1, 32, 256), (4, 300, 128), (16, 32, 64), (16, 128, 80)])
 def test_panels_of_an_animation_are_neither_tiny_nor_huge(panels: int, side: int, width: int) -> None:
     shape = played(animation(loop(panels, 2, side)))[0].shape
