@@ -197,12 +197,18 @@ def _step(
 
     Raises:
         FloatingPointError: a loss is not finite; its update was not made.
+        TrainingError: an objective that no parameters belong to.
     """
     terms: dict[str, Tensor | float] = {}
     factors = system.lr_factors()
     engine = engine or Engine(system, Training())
     for objective in engine.objectives(batch, step):
-        optimizer = optimizers[objective.name]
+        optimizer = optimizers.get(objective.name)
+        if optimizer is None:
+            raise TrainingError(
+                f"{type(system).__name__}.objectives yielded an objective {objective.name!r}, but trainable() has "
+                f"parameters for {', '.join(map(repr, optimizers))}; expected one of these"
+            )
         value = engine.agree(float(objective.loss.detach()), asked)
         if not math.isfinite(value):
             raise FloatingPointError(f"loss {objective.name!r} is {value}")

@@ -440,6 +440,14 @@ def test_schedule_is_constant_and_then_falls_one_step_late_as_published() -> Non
     assert [schedule(step, 2.0, 6, 10) for step in (0, 6, 7, 8, 9, 11, 13)] == [2.0, 2.0, 2.0, 1.5, 1.0, 0.0, 0.0]
 
 
+def test_an_objective_that_moves_nothing_is_named() -> None:
+    duel = tiny.Duel()
+    optimizers = loop.make_optimizers(duel, Training())
+    del optimizers["right"]
+    with pytest.raises(TrainingError, match=r"yielded an objective 'right', but .* for 'left'; expected"):
+        loop._step(duel, Images(torch.zeros(2, 1, 4, 4), None), 0, optimizers, 1e-3, None)
+
+
 def test_workers_change_nothing(alone: dict[str, Any], tmp_path: Path) -> None:
     assert train("-b", alone["flow"], "train.workers=1", "--logs", tmp_path) == 0
     assert_equal(only(tmp_path), alone["flow run"])
