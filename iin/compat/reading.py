@@ -42,7 +42,7 @@ def read(path: str | Path) -> dict[str, Any]:
                 raise _Objects(
                     f"{path}: a pickle of StyleGAN2's networks, which brings the source of their code along, to be run "
                     "as it is read; it is refused. Train anew (iin-train -b celeba_vpgan), or measure images made with "
-                    "it (pairs of iin.metrics.VariationPredictability)"
+                    "it (iin.metrics.variation: read_pairs, score)"
                 )
             file.seek(0)
             content = torch.load(file, map_location="cpu", weights_only=True)

@@ -351,7 +351,7 @@ def check_pairs(folder: str | Path, latents: int | None = None) -> np.ndarray:
     if latents not in (None, labels.shape[1]):
         raise ValueError(
             f"{folder}: {LABELS} is of {labels.shape[1]} latents, but the system has {latents}; expected pairs of this "
-            "system"
+            "system (in Python, iin.metrics.variation.score(*read_pairs(folder)) measures any)"
         )
     there = {int(match[1]) for name in os.listdir(folder) if (match := _NAME.fullmatch(name))}
     count = len(labels)
