@@ -153,8 +153,8 @@ def test_a_flow_and_its_representation_must_go_together() -> None:
 def test_pictures_show_samples_recombinations_and_maps() -> None:
     system, image = exact(), normal(10).image
     pictures = system.images(Images(image, torch.zeros(10)))
-    assert list(pictures) == ["samples", "recombinations", "maps"]
-    samples, cells, maps = (pictures[name].images for name in pictures)
+    assert list(pictures) == ["samples", "recombinations", "maps", "traversals"]
+    samples, cells, maps, _ = (pictures[name].images for name in pictures)
     assert samples.shape == (8, 10, 1, 2, 2) and torch.equal(samples[:, 0], image[:8])
     torch.testing.assert_close(samples[:, 1], image[:8])
     torch.testing.assert_close(samples[0, 2:, 0, 1], samples[7, 2:, 0, 1])  # the same invariances in each column
