@@ -573,6 +573,7 @@ OVERRIDES = [
     ("system.params.factors.0=3", "system.params.factors is a list; set it as a whole (command line)"),
     ("nonsense", "nonsense: expected key.sub=value (command line)"),
     ("=3", "=3: expected key.sub=value (command line)"),
+    ("", "'': expected key.sub=value (command line)"),
     ("train..lr=3", "train..lr=3: expected key.sub=value (command line)"),
     ("train.betas=[0.5", "train.betas: expected ',' or ']'"),
     ("train.lr=.nan", "train.lr: expected a finite number, found .nan"),

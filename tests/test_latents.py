@@ -330,6 +330,8 @@ def test_what_is_shown_is_written_as_files(tmp_path: Path) -> None:
     assert written == {"latents_change.png", "latents_way.png", "latents_way.webp", "latents.json"}
     notes = json.loads((tmp_path / "latents.json").read_text())
     assert notes["values"]["side_1"] == 1 and notes["pictures"]["latents_way.png"]["columns"][0] == "-2"
+    assert notes["pictures"]["latents_way.png"]["moving"] == "latents_way.webp"
+    assert "moving" not in notes["pictures"]["latents_change.png"]
     with Image.open(tmp_path / "latents_way.webp") as moving:
         assert moving.n_frames > 40 and moving.info["loop"] == 0
 

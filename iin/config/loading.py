@@ -229,7 +229,7 @@ def _parse_overrides(texts: Sequence[str], mistakes: list[str]) -> tuple[list[_O
         key, equals, spelling = text.partition("=")
         path = tuple(key.strip().split("."))
         if not equals or not all(re.fullmatch(r"[^\s.=]+", part) for part in path):
-            mistakes.append(f"{text}: expected key.sub=value (command line)")
+            mistakes.append(f"{text or repr(text)}: expected key.sub=value (command line)")
             continue
         if path in seen:
             mistakes.append(f"{key}: set twice (command line)")

@@ -77,6 +77,7 @@ def notes(demo: Demo, values: Mapping[str, Any], shown: Shown) -> bytes:
                 "caption": picture.caption,
                 "rows": picture.labels,
                 **({"columns": picture.heads} if picture.heads else {}),
+                **({"moving": f"{stem}.webp"} if picture.loop is not None and pictures.moves() else {}),
             }
             for name, (stem, picture) in called(demo, shown.pictures).items()
         },
