@@ -34,7 +34,7 @@ from iin.losses import (
 from iin.models import CodeDiscriminator, ConvVAE, ModuleGenerator, PairRecogniser, ResidualDiscriminator
 from iin.models.equalised import EqualConv2d, EqualLinear, ModulatedConv2d, bent, smoothed
 from iin.models.residual import group_deviation
-from iin.systems import VAE, VariationGAN, VariationVAE
+from iin.systems import VAE, VariationGAN, VariationVAE, variation_vae
 from iin.train import _step, make_optimizers
 
 SMALL = ("D_global-3", "Conv-up-1", "C_global-2", "Noise-1", "C_nocond_global-2", "Conv-id-1")
@@ -596,6 +596,18 @@ def test_pairs_differ_in_one_number() -> None:
     first, second, changed = vae(source="prior", change="step", epsilon=0.5).pairs(z)
     assert first.mean().abs() < 0.2
     assert abs((second - first).gather(1, changed[:, None]).std() - 0.5) < 0.06
+
+
+def test_each_process_makes_other_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    system, made = vae(), []
+    pairs = system.pairs
+    monkeypatch.setattr(system, "pairs", lambda *given: made.append(pairs(*given)) or made[-1])
+    for rank in (0, 0, 1):
+        monkeypatch.setattr(variation_vae, "rank", lambda rank=rank: rank)
+        torch.manual_seed(0)
+        next(system.objectives(batch(), 0))
+    first, again, other = (part[1] for part in made)
+    assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_a_recogniser_of_another_size() -> None:

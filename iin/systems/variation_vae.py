@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from iin.arguments import NonNegative, NonNegativeInt, Positive
+from iin.distributed import rank
 from iin.flows.base import at_least_single
 from iin.losses import variation_loss
 from iin.models import ConvVAE, PairRecogniser
@@ -95,8 +96,9 @@ class VariationVAE(VAE):
 
     def penalty(self, seen: Seen, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         added, scalars = super().penalty(seen, step)
-        # From numbers of its own: whatever else is drawn in a step is what it would be without this term.
-        own = torch.Generator().manual_seed(mix(torch.initial_seed(), step))
+        # From numbers of its own: whatever else is drawn in a step is what it would be without this term. And each of
+        # several processes makes other pairs.
+        own = torch.Generator().manual_seed(mix(torch.initial_seed() + rank(), step))
         z, other, changed = self.pairs(seen.z.detach(), own)
         # Without a weight the decoder does not hear of it, and the recogniser learns all the same.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.variation_weight > 0):
