@@ -123,7 +123,8 @@ def test_it_trains_is_measured_and_goes_on(name: str, here: Path, capsys: pytest
     if "invariances" in config["evaluate"]:
         first += [f"evaluate.invariances.params.{key}" for key in ("images=20", "samples=2")]
     if "disentanglement" in config["evaluate"]:
-        first += [f"evaluate.disentanglement.params.{key}" for key in ("points=60", "clusters=2")]
+        few = ("points=60", "clusters=2", "votes=60", "test_votes=30")
+        first += [f"evaluate.disentanglement.params.{key}" for key in few]
     if "vp" in config["evaluate"]:
         first += [f"evaluate.vp.params.{key}" for key in ("count=300", "epochs=1")]
     if "swaps" in config["evaluate"]:

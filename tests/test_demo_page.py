@@ -338,9 +338,9 @@ def test_latents_are_turned_and_shown_in_motion(tab: Tab, tmp_path: Path) -> Non
     tab.open("latents")
     before = tab.pictures()
     side = tab.page.get_by_test_id("stSidebar")
-    names = side.locator('[data-testid="stSlider"] label').all_inner_texts()
     folded = tab.page.get_by_text("4 more latents")  # of 16: eight of the digit, eight of the residual
-    folded.wait_for()
+    folded.wait_for()  # they come last
+    names = side.locator('[data-testid="stSlider"] label').all_inner_texts()
     first = next(name for name in map(str.strip, names) if re.fullmatch(r"(digit|residual) \d", name))
     slider = side.get_by_role("slider", name=first)
     slider.focus()

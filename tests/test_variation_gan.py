@@ -749,7 +749,7 @@ def test_an_autoencoder_of_sprites_learns_to_show_its_numbers() -> None:
     data = Sprites(size=32)
     layout = {"encoder": (8, 16, 16), "encoder_dense": (64,), "decoder_dense": (64, 256), "decoder": (16, 8)}
     model = ConvVAE(1, 32, 6, padding="same", **layout)  # type: ignore[arg-type]
-    system = VariationVAE(model, PairRecogniser(1, 32, 6, width=64), beta=1.0).train()
+    system = VariationVAE(model, PairRecogniser(1, 32, 6, width=64), source="posterior", beta=1.0).train()
     optimizers = make_optimizers(system, Training(lr=2e-3, betas=(0.9, 0.999)))
     told = []
     for step in range(150):
