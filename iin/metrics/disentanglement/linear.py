@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-from scipy.stats import rankdata
 
 from iin.metrics.disentanglement.points import Array, Points, checked, classifiers, fitting, split
 
@@ -143,6 +142,8 @@ def _regression(solver: str) -> Any:
 
 def _area(scores: np.ndarray, labels: np.ndarray, classes: np.ndarray, factor: int) -> float:
     """Area under the curve, mean over classes: the share of pairs, one of the class and one not, in right order."""
+    from scipy.stats import rankdata  # takes longer to import than all of this package
+
     of_class = labels[:, None] == classes  # [N, K]
     own = of_class.sum(0)
     others = len(labels) - own
